@@ -1,0 +1,61 @@
+// Copyright The harness authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"harness.example/harness/fixtures"
+	"harness.example/harness/suites"
+)
+
+func (a *app) explainCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "explain CASE",
+		Short: "Say what a case proves, how it is judged, how it is proved able to fail, and how to run it",
+		Args:  exactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, err := findCase(args[0])
+			if err != nil {
+				return err
+			}
+			return a.explain(c)
+		},
+		ValidArgsFunction: completeCases,
+	}
+	return cmd
+}
+
+func (a *app) explain(c suites.Case) error {
+	file := path.Join("cases", c.Fixture)
+	manifest, err := fs.ReadFile(fixtures.FS, file)
+	if err != nil {
+		return fmt.Errorf("explain %s: %w", c.Name, err)
+	}
+	info := infoOf(c)
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n  %s\n", c.Name, c.Doc)
+	fmt.Fprintf(&b, "\nHow it is judged\n  %s\n", info.Judged)
+	fmt.Fprintf(&b, "\nHow it is proved able to fail: after a pass each of these is done to the live fixture, and the check must fail for the reason given\n")
+	for _, k := range info.Controls {
+		fmt.Fprintf(&b, "  %s\n    must say: %s\n", k.Break, k.Fails)
+	}
+	fmt.Fprintf(&b, "\nWhat it covers\n")
+	for _, field := range info.Covers {
+		fmt.Fprintf(&b, "  %s\n", field)
+	}
+	if len(info.Needs) > 0 {
+		fmt.Fprintf(&b, "\nWhat it needs of the cluster (else it is skipped)\n  %s\n", strings.Join(info.Needs, ", "))
+	}
+	fmt.Fprintf(&b, "\nLabels\n  %s\n", pairs(info.Labels))
+	fmt.Fprintf(&b, "\nRun it\n  harness test '^%s$'\n", c.Name)
+	fmt.Fprintf(&b, "\nManifest: fixtures/%s\n%s", file, manifest)
+	_, err = fmt.Fprint(a.stdout, b.String())
+	return err
+}

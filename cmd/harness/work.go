@@ -1,0 +1,26 @@
+// Copyright The harness authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"harness.example/harness/loadgen"
+)
+
+func (a *app) workCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "work",
+		Short: "Run one job of traffic read as JSON from standard input: what a client pod does",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := loadgen.Work(cmd.Context(), a.stdin, a.stdout); err != nil {
+				return fmt.Errorf("work: %w", err)
+			}
+			return nil
+		},
+	}
+}

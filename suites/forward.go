@@ -1,0 +1,138 @@
+// Copyright The harness authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package suites
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/portforward"
+	"k8s.io/client-go/transport/spdy"
+)
+
+// forwards reaches ports that listen on a pod's loopback only, through the API server. A forward is kept for the run and
+// made again after an error.
+type forwards struct {
+	config *rest.Config
+	mu     sync.Mutex
+	open   map[string]*forward
+}
+
+type forward struct {
+	port uint16
+	stop chan struct{}
+	http *http.Client
+}
+
+func newForwards(config *rest.Config) *forwards {
+	return &forwards{config: config, open: map[string]*forward{}}
+}
+
+func (f *forwards) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for key, fw := range f.open {
+		fw.close()
+		delete(f.open, key)
+	}
+}
+
+func (fw *forward) close() {
+	close(fw.stop)
+	fw.http.CloseIdleConnections()
+}
+
+// get asks a port of a pod for a path.
+func (f *forwards) get(ctx context.Context, pod *corev1.Pod, port int, path string) ([]byte, error) {
+	key := fmt.Sprintf("%s/%s:%d", pod.Namespace, pod.Name, port)
+	fw, err := f.forward(ctx, key, pod, port)
+	if err != nil {
+		return nil, fmt.Errorf("forward to %s: %w", key, err)
+	}
+	body, err := fw.get(ctx, path)
+	if err != nil {
+		f.drop(key, fw)
+		return nil, fmt.Errorf("ask %s for %s: %w", key, path, err)
+	}
+	return body, nil
+}
+
+func (f *forwards) drop(key string, fw *forward) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.open[key] == fw {
+		fw.close()
+		delete(f.open, key)
+	}
+}
+
+func (f *forwards) forward(ctx context.Context, key string, pod *corev1.Pod, port int) (*forward, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if fw := f.open[key]; fw != nil {
+		return fw, nil
+	}
+	config := rest.CopyConfig(f.config)
+	config.APIPath, config.GroupVersion = "/api", &corev1.SchemeGroupVersion
+	config.NegotiatedSerializer = scheme.Codecs.WithoutConversion()
+	client, err := rest.RESTClientFor(config)
+	if err != nil {
+		return nil, err
+	}
+	url := client.Post().Namespace(pod.Namespace).Resource("pods").Name(pod.Name).SubResource("portforward").URL()
+	transport, upgrader, err := spdy.RoundTripperFor(config)
+	if err != nil {
+		return nil, err
+	}
+	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, url)
+	stop, ready, failed := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	fw, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{fmt.Sprintf("0:%d", port)}, stop, ready, io.Discard, io.Discard)
+	if err != nil {
+		return nil, err
+	}
+	go func() { failed <- fw.ForwardPorts() }()
+	select {
+	case <-ready:
+	case err := <-failed:
+		return nil, err
+	case <-ctx.Done():
+		close(stop)
+		return nil, ctx.Err()
+	}
+	ports, err := fw.GetPorts()
+	if err != nil {
+		close(stop)
+		return nil, err
+	}
+	made := &forward{port: ports[0].Local, stop: stop, http: &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}}
+	f.open[key] = made
+	return made, nil
+}
+
+func (fw *forward) get(ctx context.Context, path string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d%s", fw.port, path), http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	response, err := fw.http.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %.200s", response.Status, body)
+	}
+	return body, nil
+}

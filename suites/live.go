@@ -1,0 +1,420 @@
+// Copyright The harness authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package suites
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+
+	"harness.example/harness/fixtures"
+	"harness.example/harness/loadgen"
+)
+
+// live proves that what was applied is what is served. Istio gives no generation to ask for at the end of the line, so
+// a token is sent down the same line behind it: once istiod's store holds exactly the applied objects, a VirtualService
+// with a fresh token is written; istiod handles events in order and pushes clusters, endpoints, listeners and routes in
+// that order, so a proxy that has the token in its routes has everything before it. Endpoints travel beside
+// configuration and are compared by themselves. kube-proxy, which syncs all it knows at once, is sent a token Service
+// in the same way.
+type live struct {
+	r        *runner
+	forwards *forwards
+}
+
+const (
+	adminPort  = 15000 // Envoy's, on the pod's loopback
+	istiodPort = 8080  // istiod's debug endpoints, which trust the pod's loopback
+	liveName   = "harness-live"
+)
+
+func newLive(r *runner) *live { return &live{r: r, forwards: newForwards(r.config)} }
+
+func (l *live) close() { l.forwards.close() }
+
+// setUp makes the Gateway that the tokens are written behind.
+func (l *live) setUp(ctx context.Context, namespace string) error {
+	_, err := l.r.fx.Apply(ctx, object("networking.istio.io/v1", "Gateway", namespace, liveName, map[string]any{
+		"selector": map[string]any{"istio": l.r.target.Gateway.Selector["istio"]},
+		"servers": []any{map[string]any{
+			"port":  map[string]any{"number": int64(80), "name": "http", "protocol": "HTTP"},
+			"hosts": []any{"*." + l.r.suffix + ".live.harness.test"},
+		}},
+	}))
+	return err
+}
+
+func object(apiVersion, kind, namespace, name string, spec map[string]any) *unstructured.Unstructured {
+	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": apiVersion, "kind": kind, "spec": spec}}
+	u.SetNamespace(namespace)
+	u.SetName(name)
+	return u
+}
+
+// prove returns when every proxy on the case's path serves the case's objects as they are now.
+func (l *live) prove(ctx context.Context, e *Env) error {
+	start := time.Now()
+	endpoints, err := l.endpoints(ctx, e)
+	if err != nil {
+		return err
+	}
+	if err := l.stored(ctx, e); err != nil {
+		return err
+	}
+	token := random(8)
+	if err := l.send(ctx, e, token); err != nil {
+		return err
+	}
+	proxies, err := l.proxies(ctx, e)
+	if err != nil {
+		return err
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	for _, p := range proxies {
+		group.Go(func() error {
+			return until(groupCtx, "proxy "+p.Name+" serves the configuration", func(ctx context.Context) (bool, error) {
+				return l.serves(ctx, p, token, endpoints)
+			})
+		})
+	}
+	if e.Case.Direct {
+		group.Go(func() error { return l.kubeProxy(groupCtx, e, token) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.rec.live = append(e.rec.live, time.Since(start).Seconds())
+	return nil
+}
+
+// stored waits until every istiod holds the fixture's Istio objects in the version applied, and none that was deleted.
+func (l *live) stored(ctx context.Context, e *Env) error {
+	want := map[string]string{} // kind/namespace/name → uid and generation, "" = gone
+	key := func(kind, namespace, name string) string { return kind + "/" + namespace + "/" + name }
+	for _, o := range e.wanted {
+		if strings.HasSuffix(o.GroupVersionKind().Group, ".istio.io") {
+			want[key(o.GetKind(), o.GetNamespace(), o.GetName())] = ""
+		}
+	}
+	for _, o := range e.Objects {
+		k := key(o.GetKind(), o.GetNamespace(), o.GetName())
+		if _, ours := want[k]; ours {
+			want[k] = incarnation(o.GetUID(), o.GetGeneration())
+		}
+	}
+	if len(want) == 0 {
+		return nil
+	}
+	pods, err := l.r.kube.CoreV1().Pods(l.r.target.IstioNamespace).List(ctx, metav1.ListOptions{LabelSelector: "app=istiod"})
+	if err != nil {
+		return fmt.Errorf("find istiod: %w", err)
+	}
+	return until(ctx, "istiod holds the applied objects", func(ctx context.Context) (bool, error) {
+		for _, p := range pods.Items {
+			body, err := l.forwards.get(ctx, &p, istiodPort, "/debug/configz")
+			if err != nil {
+				return false, err
+			}
+			var held []metav1.PartialObjectMetadata
+			if err := json.Unmarshal(body, &held); err != nil {
+				return false, fmt.Errorf("istiod's store: %w", err)
+			}
+			got := map[string]string{}
+			for _, o := range held {
+				got[key(o.Kind, o.Namespace, o.Name)] = incarnation(o.UID, o.Generation)
+			}
+			for k, v := range want {
+				if got[k] != v {
+					return false, fmt.Errorf("istiod %s has %s as %q, want %q", p.Name, k, got[k], v)
+				}
+			}
+		}
+		return true, nil
+	})
+}
+
+func incarnation(uid types.UID, generation int64) string {
+	return fmt.Sprintf("%s generation %d", uid, generation)
+}
+
+// send writes the token.
+func (l *live) send(ctx context.Context, e *Env, token string) error {
+	vs := object("networking.istio.io/v1", "VirtualService", e.pool, "live-"+e.Name(), map[string]any{
+		"hosts":    []any{e.Name() + "." + l.r.suffix + ".live.harness.test"},
+		"gateways": []any{liveName, "mesh"},
+		"http":     []any{map[string]any{"directResponse": map[string]any{"status": int64(200), "body": map[string]any{"string": token}}}},
+	})
+	e.addLeftover(vs)
+	if _, err := l.r.fx.Apply(ctx, vs); err != nil {
+		return fmt.Errorf("send the token: %w", err)
+	}
+	return nil
+}
+
+// addLeftover has an object deleted with the case.
+func (e *Env) addLeftover(o *unstructured.Unstructured) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !slices.ContainsFunc(e.leftover, func(have *unstructured.Unstructured) bool { return same(have, o) }) {
+		e.leftover = append(e.leftover, o)
+	}
+}
+
+// proxies are all Envoys on the case's path.
+func (l *live) proxies(ctx context.Context, e *Env) ([]corev1.Pod, error) {
+	list := func(namespace, selector string) ([]corev1.Pod, error) {
+		pods, err := l.r.kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
+		if err != nil {
+			return nil, fmt.Errorf("find proxies: %w", err)
+		}
+		return slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool { return !podReady(&p) || !hasProxy(&p) }), nil
+	}
+	found, err := list(l.r.target.Gateway.Namespace, labels.SelectorFromSet(l.r.target.Gateway.Selector).String())
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("no gateway pod is ready in namespace %s", l.r.target.Gateway.Namespace)
+	}
+	if e.Case.Mesh {
+		if err := e.clients(ctx); err != nil {
+			return nil, err
+		}
+		mesh, err := list(e.pool, "app=client,role=mesh")
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, mesh...)
+	}
+	if e.Case.Injection {
+		own, err := list(e.Namespace(), "")
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, own...)
+	}
+	return found, nil
+}
+
+func hasProxy(p *corev1.Pod) bool {
+	return slices.ContainsFunc(append(slices.Clone(p.Spec.Containers), p.Spec.InitContainers...), func(c corev1.Container) bool { return c.Name == "istio-proxy" })
+}
+
+// serves says whether a proxy has the token, warms nothing up, and has the endpoints.
+func (l *live) serves(ctx context.Context, p corev1.Pod, token string, endpoints map[string][]string) (bool, error) {
+	routes, err := l.forwards.get(ctx, &p, adminPort, "/config_dump?resource=dynamic_route_configs")
+	if err != nil {
+		return false, err
+	}
+	if !bytes.Contains(routes, []byte(token)) {
+		return false, errors.New("its routes do not have the token yet")
+	}
+	warming, err := l.forwards.get(ctx, &p, adminPort, "/config_dump?resource=dynamic_warming_clusters")
+	if err != nil {
+		return false, err
+	}
+	if bytes.Contains(warming, []byte(`"cluster"`)) {
+		return false, errors.New("clusters are warming up")
+	}
+	listeners, err := l.forwards.get(ctx, &p, adminPort, "/config_dump?resource=dynamic_listeners")
+	if err != nil {
+		return false, err
+	}
+	if bytes.Contains(listeners, []byte(`"warming_state"`)) {
+		return false, errors.New("listeners are warming up")
+	}
+	if len(endpoints) == 0 {
+		return true, nil
+	}
+	clusters, err := l.forwards.get(ctx, &p, adminPort, "/clusters?format=json")
+	if err != nil {
+		return false, err
+	}
+	return true, sameEndpoints(clusters, endpoints)
+}
+
+// sameEndpoints compares Envoy's healthy hosts with the Services' ready endpoints, host (name.namespace) → addresses. A
+// subset's hosts are some of them.
+func sameEndpoints(clusters []byte, want map[string][]string) error {
+	var dump struct {
+		Statuses []struct {
+			Name  string `json:"name"`
+			Hosts []struct {
+				Address struct {
+					Socket struct {
+						Address string `json:"address"`
+					} `json:"socket_address"`
+				} `json:"address"`
+				Health struct {
+					EDS string `json:"eds_health_status"`
+				} `json:"health_status"`
+			} `json:"host_statuses"`
+		} `json:"cluster_statuses"`
+	}
+	if err := json.Unmarshal(clusters, &dump); err != nil {
+		return fmt.Errorf("the proxy's clusters: %w", err)
+	}
+	for _, c := range dump.Statuses {
+		parts := strings.Split(c.Name, "|") // outbound|80|subset|name.namespace.svc.cluster.local
+		if len(parts) != 4 {
+			continue
+		}
+		service, _, _ := strings.Cut(parts[3], ".svc.")
+		expected, ours := want[service]
+		if !ours {
+			continue
+		}
+		got := map[string]bool{}
+		for _, h := range c.Hosts {
+			if h.Health.EDS == "HEALTHY" {
+				got[h.Address.Socket.Address] = true
+			}
+		}
+		have := slices.Sorted(maps.Keys(got))
+		if parts[2] == "" && !slices.Equal(have, expected) {
+			return fmt.Errorf("cluster %s has endpoints %v, want %v", c.Name, have, expected)
+		}
+		for _, address := range have {
+			if !slices.Contains(expected, address) {
+				return fmt.Errorf("cluster %s still has endpoint %s", c.Name, address)
+			}
+		}
+	}
+	return nil
+}
+
+// endpoints waits until the EndpointSlices of the fixture's Services hold exactly the ready pods, and returns their
+// addresses by name.namespace.
+func (l *live) endpoints(ctx context.Context, e *Env) (map[string][]string, error) {
+	out := map[string][]string{}
+	for _, o := range e.Objects {
+		selector, _, _ := unstructured.NestedStringMap(o.Object, "spec", "selector")
+		if o.GetKind() != "Service" || len(selector) == 0 {
+			continue
+		}
+		err := until(ctx, "the endpoints of Service "+o.GetName()+" are its ready pods", func(ctx context.Context) (bool, error) {
+			addresses, err := l.complete(ctx, o.GetNamespace(), o.GetName(), selector)
+			out[o.GetName()+"."+o.GetNamespace()] = addresses
+			return true, err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (l *live) complete(ctx context.Context, namespace, name string, selector map[string]string) ([]string, error) {
+	pods, err := l.r.kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(selector).String()})
+	if err != nil {
+		return nil, err
+	}
+	var want []string
+	for _, p := range pods.Items {
+		if podReady(&p) {
+			want = append(want, p.Status.PodIP)
+		}
+	}
+	slices.Sort(want)
+	list, err := l.r.kube.DiscoveryV1().EndpointSlices(namespace).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + name})
+	if err != nil {
+		return nil, err
+	}
+	var got []string
+	for _, s := range list.Items {
+		for _, ep := range s.Endpoints {
+			if ep.Conditions.Ready == nil || *ep.Conditions.Ready {
+				got = append(got, ep.Addresses...)
+			}
+		}
+	}
+	slices.Sort(got)
+	got = slices.Compact(got)
+	if !slices.Equal(got, want) {
+		return nil, fmt.Errorf("endpoints are %v, ready pods %v", got, want)
+	}
+	return got, nil
+}
+
+// kubeProxy sends a token Service behind the case's Services and endpoints and waits until every node forwards it.
+func (l *live) kubeProxy(ctx context.Context, e *Env, token string) error {
+	name := "live-" + token
+	service := object("v1", "Service", e.pool, name, map[string]any{
+		"type": "NodePort", "selector": map[string]any{"app": "echo"},
+		"ports": []any{map[string]any{"name": "http", "port": int64(80), "targetPort": "http"}},
+	})
+	e.addLeftover(service)
+	made, err := l.r.fx.Apply(ctx, service)
+	if err != nil {
+		return fmt.Errorf("send the token Service: %w", err)
+	}
+	ports, _, _ := unstructured.NestedSlice(made[0].Object, "spec", "ports")
+	ip, _, _ := unstructured.NestedString(made[0].Object, "spec", "clusterIP")
+	if len(ports) == 0 || ip == "" {
+		return fmt.Errorf("%s has neither address nor port", fixtures.Describe(made[0]))
+	}
+	port, _ := ports[0].(map[string]any)["nodePort"].(int64)
+	for _, node := range l.r.target.Nodes {
+		reach := func(ctx context.Context) error { return dial(ctx, node.Address, int(port)) }
+		if l.r.target.Missing(NodeAccess) != "" {
+			reach = func(ctx context.Context) error { return inside(ctx, e, node.Name, "http://"+ip+"/") }
+		}
+		if err := until(ctx, "kube-proxy on node "+node.Name+" serves the newest Service", func(ctx context.Context) (bool, error) {
+			return true, reach(ctx)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dial says whether an HTTP server answers at the address.
+func dial(ctx context.Context, host string, port int) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+hostPort(host, port)+"/", http.NoBody)
+	if err != nil {
+		return err
+	}
+	response, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
+	if err != nil {
+		return err
+	}
+	return response.Body.Close()
+}
+
+func inside(ctx context.Context, e *Env, node, url string) error {
+	from, err := e.Inside(ctx, node)
+	if err != nil {
+		return err
+	}
+	out, err := from.Do(ctx, loadgen.Job{Burst: &loadgen.Burst{
+		Count: 1, Policy: loadgen.Fresh, Timeout: time.Second, Requests: []loadgen.Request{{URL: url, Method: http.MethodGet}},
+	}})
+	if err == nil && (len(out.Exchanges) != 1 || out.Exchanges[0].Status != http.StatusOK) {
+		err = errors.New("no answer")
+	}
+	return err
+}
+
+func hostPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
