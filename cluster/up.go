@@ -20,12 +20,11 @@ import (
 type bringUp struct {
 	Config
 	*state
-	engine  *engine
-	kind    *kindCluster
-	client  kubernetes.Interface
-	access  *Access
-	backend string
-	track   *tracker
+	engine *engine
+	kind   *kindCluster
+	client kubernetes.Interface
+	access *Access
+	track  *tracker
 }
 
 // Up brings the environment up, or reuses it where it is up and healthy. It

@@ -77,23 +77,32 @@ func Run(ctx context.Context, target Target, cases []Case, o Options) error {
 	if len(cases) == 0 {
 		return ErrEmpty
 	}
+	r, err := connect(target, o)
+	if err != nil {
+		return err
+	}
+	return r.run(ctx, cases)
+}
+
+// connect makes a runner for the target. Its finish must be called.
+func connect(target Target, o Options) (*runner, error) {
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
 		&clientcmd.ClientConfigLoadingRules{ExplicitPath: target.Kubeconfig},
 		&clientcmd.ConfigOverrides{CurrentContext: target.Context}).ClientConfig()
 	if err != nil {
-		return fmt.Errorf("read kubeconfig %s: %w", target.Kubeconfig, err)
+		return nil, fmt.Errorf("read kubeconfig %s: %w", target.Kubeconfig, err)
 	}
 	config.QPS, config.Burst = 200, 400
+	config.WarningHandler = rest.NoWarnings{}
 	fx, err := fixtures.NewClient(config, o.Run)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r := newRunner(target, o, fx)
 	r.kube, r.istio, r.config = fx.Kube(), fx.Istio(), config
 	live := newLive(r)
 	r.live, r.collect = live, live.collect
-	defer live.close()
-	return r.run(ctx, cases)
+	return r, nil
 }
 
 func newRunner(target Target, o Options, fx fixtureClient) *runner {
@@ -147,7 +156,13 @@ func (r *runner) run(ctx context.Context, cases []Case) error {
 	for _, a := range serial {
 		r.attempt(ctx, a)
 	}
+	return r.finish(ctx)
+}
+
+// finish removes everything of the run and returns what went wrong outside of the cases.
+func (r *runner) finish(ctx context.Context) error {
 	r.background.Wait()
+	r.live.close()
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*cleanUpTimeout)
 	defer cancel()
 	if err := r.fx.DeleteRun(clean); err != nil {

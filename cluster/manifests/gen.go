@@ -31,13 +31,28 @@ const (
 
 func main() {
 	log.SetFlags(0)
-	write("istio.yaml", istio+" by istioctl manifest generate -f istio.values.yaml", istioctl(), nil)
+	write("istio.yaml", istio+" by istioctl manifest generate -f istio.values.yaml", istioctl(), quickProbes)
 	write("metallb.yaml", metallb+" config/manifests/metallb-native.yaml",
-		read(metallb, "config/manifests/metallb-native.yaml"), nil)
+		read(metallb, "config/manifests/metallb-native.yaml"), quickProbes)
 	write("metrics-server.yaml", metricsServer+" manifests/base", bytes.Join([][]byte{
 		read(metricsServer, "manifests/base/rbac.yaml"), read(metricsServer, "manifests/base/service.yaml"),
 		read(metricsServer, "manifests/base/deployment.yaml"), read(metricsServer, "manifests/base/apiservice.yaml"),
 	}, []byte("\n---\n")), quickMetrics)
+}
+
+// quickProbes has readiness noticed within a second instead of ten: bring-up
+// waits for it.
+func quickProbes(o map[string]any) {
+	if kind := o["kind"]; kind != "Deployment" && kind != "DaemonSet" {
+		return
+	}
+	pod := o["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)
+	for _, container := range pod["containers"].([]any) {
+		if probe, ok := container.(map[string]any)["readinessProbe"].(map[string]any); ok {
+			probe["initialDelaySeconds"], probe["periodSeconds"] = 1, 1
+			probe["failureThreshold"] = 3
+		}
+	}
 }
 
 // quickMetrics makes the figures as fresh as metrics-server allows, trusts the
@@ -62,9 +77,7 @@ func quickMetrics(o map[string]any) {
 		"--metric-resolution=10s", "--kubelet-request-timeout=5s",
 	}
 	container["resources"] = map[string]any{"requests": map[string]any{"cpu": "20m", "memory": "64Mi"}}
-	probe := container["readinessProbe"].(map[string]any)
-	probe["initialDelaySeconds"], probe["periodSeconds"] = 1, 1
-	probe["failureThreshold"] = 60
+	quickProbes(o)
 }
 
 func istioctl() []byte {
