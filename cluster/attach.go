@@ -30,7 +30,7 @@ type AttachConfig struct {
 	Context    string // empty for the current one
 	Image      string // the backends' image, where the cluster can pull it already
 	Push       string // or a repository to push it to
-	Gateway    string // NAMESPACE/SERVICE; empty for the one labelled istio=ingressgateway
+	Gateway    string // NAMESPACE/SERVICE; "own" for one that each run makes; empty for the one labelled istio=ingressgateway
 	// Backend makes the image, as in Config.
 	Backend func() (ref string, save func(io.Writer) error, err error)
 }
@@ -77,6 +77,10 @@ func Attach(ctx context.Context, c AttachConfig) (*Access, error) {
 // findGateway takes the gateway named, or the only one labelled as Istio's, and
 // the address at which it answers from here.
 func (a *Access) findGateway(ctx context.Context, client kubernetes.Interface, want string) error {
+	if want == "own" {
+		a.Gateway.Service = want
+		return nil
+	}
 	var service *corev1.Service
 	if want != "" {
 		namespace, name, ok := strings.Cut(want, "/")
@@ -141,11 +145,7 @@ func (a *Access) discover(ctx context.Context, client kubernetes.Interface) {
 	}
 	_, err := client.Discovery().RESTClient().Get().AbsPath("/apis/metrics.k8s.io/v1beta1/nodes").DoRaw(ctx)
 	have("Metrics", err)
-	service, err := client.CoreV1().Services(a.Gateway.Namespace).Get(ctx, a.Gateway.Service, metav1.GetOptions{})
-	if err == nil && len(service.Status.LoadBalancer.Ingress) == 0 {
-		err = fmt.Errorf("no Service of type LoadBalancer has an external address: not even the gateway's")
-	}
-	have("LoadBalancer", err)
+	have("LoadBalancer", balanced(ctx, client))
 	hooks, err := client.AdmissionregistrationV1().MutatingWebhookConfigurations().List(ctx, metav1.ListOptions{})
 	if err == nil && !slices.ContainsFunc(hooks.Items, func(h admissionv1.MutatingWebhookConfiguration) bool {
 		return strings.Contains(h.Name, "sidecar-injector")
@@ -154,6 +154,21 @@ func (a *Access) discover(ctx context.Context, client kubernetes.Interface) {
 	}
 	have("Injection", err)
 	have("NodeAccess", a.nodeAccess(ctx))
+}
+
+// balanced looks for a Service that a load balancer serves: without one, an
+// address would be waited for in vain.
+func balanced(ctx context.Context, client kubernetes.Interface) error {
+	list, err := client.CoreV1().Services("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for _, service := range list.Items {
+		if len(service.Status.LoadBalancer.Ingress) > 0 {
+			return nil
+		}
+	}
+	return errors.New("no Service of the cluster has an external address")
 }
 
 // nodeAccess tells whether the nodes' addresses are reached from here: kubelet

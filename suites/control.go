@@ -74,7 +74,7 @@ func (r *runner) mend(ctx context.Context, e *Env) error {
 // breakIt makes the break and makes sure that it changed something.
 func (r *runner) breakIt(ctx context.Context, e *Env, c Control) error {
 	if c.Do != nil {
-		return c.Do(ctx, e)
+		return guard("control", func() error { return c.Do(ctx, e) })
 	}
 	edits, err := parseBreak(c.Break)
 	if err != nil {
@@ -120,6 +120,9 @@ func (r *runner) change(ctx context.Context, e *Env, edited []*unstructured.Unst
 			return fmt.Errorf("%s is the same after the break", fixtures.Describe(o))
 		}
 		i := slices.IndexFunc(e.Objects, func(live *unstructured.Unstructured) bool { return same(live, o) })
+		if i < 0 {
+			return fmt.Errorf("%s is both deleted and edited", fixtures.Describe(o))
+		}
 		e.Objects = slices.Clone(e.Objects)
 		e.Objects[i] = after[0]
 		// A workload that cannot become ready may be the very point of a break.

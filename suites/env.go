@@ -64,7 +64,6 @@ type record struct {
 	series    []Series
 	loads     []Load
 	exchanges []loadgen.Exchange
-	live      []float64 // seconds from apply to live, one per barrier
 }
 
 // Figure is one measured number.

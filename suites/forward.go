@@ -23,7 +23,14 @@ import (
 type forwards struct {
 	config *rest.Config
 	mu     sync.Mutex
-	open   map[string]*forward
+	slots  map[string]*slot
+}
+
+// slot holds the forward to one port of one pod. It has a lock of its own: a pod that does not answer must not hold up
+// the way to the others.
+type slot struct {
+	mu sync.Mutex
+	fw *forward
 }
 
 type forward struct {
@@ -33,15 +40,33 @@ type forward struct {
 }
 
 func newForwards(config *rest.Config) *forwards {
-	return &forwards{config: config, open: map[string]*forward{}}
+	return &forwards{config: config, slots: map[string]*slot{}}
 }
 
 func (f *forwards) close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for key, fw := range f.open {
-		fw.close()
-		delete(f.open, key)
+	for _, s := range f.slots {
+		s.drop(nil)
+	}
+}
+
+func (f *forwards) slot(key string) *slot {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.slots[key] == nil {
+		f.slots[key] = &slot{}
+	}
+	return f.slots[key]
+}
+
+// drop closes the slot's forward, or only if it is fw.
+func (s *slot) drop(fw *forward) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fw != nil && (fw == nil || s.fw == fw) {
+		s.fw.close()
+		s.fw = nil
 	}
 }
 
@@ -53,32 +78,24 @@ func (fw *forward) close() {
 // get asks a port of a pod for a path.
 func (f *forwards) get(ctx context.Context, pod *corev1.Pod, port int, path string) ([]byte, error) {
 	key := fmt.Sprintf("%s/%s:%d", pod.Namespace, pod.Name, port)
-	fw, err := f.forward(ctx, key, pod, port)
+	slot := f.slot(key)
+	fw, err := f.forward(ctx, slot, pod, port)
 	if err != nil {
 		return nil, fmt.Errorf("forward to %s: %w", key, err)
 	}
 	body, err := fw.get(ctx, path)
 	if err != nil {
-		f.drop(key, fw)
+		slot.drop(fw)
 		return nil, fmt.Errorf("ask %s for %s: %w", key, path, err)
 	}
 	return body, nil
 }
 
-func (f *forwards) drop(key string, fw *forward) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.open[key] == fw {
-		fw.close()
-		delete(f.open, key)
-	}
-}
-
-func (f *forwards) forward(ctx context.Context, key string, pod *corev1.Pod, port int) (*forward, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if fw := f.open[key]; fw != nil {
-		return fw, nil
+func (f *forwards) forward(ctx context.Context, slot *slot, pod *corev1.Pod, port int) (*forward, error) {
+	slot.mu.Lock()
+	defer slot.mu.Unlock()
+	if slot.fw != nil {
+		return slot.fw, nil
 	}
 	config := rest.CopyConfig(f.config)
 	config.APIPath, config.GroupVersion = "/api", &corev1.SchemeGroupVersion
@@ -113,7 +130,7 @@ func (f *forwards) forward(ctx context.Context, key string, pod *corev1.Pod, por
 		return nil, err
 	}
 	made := &forward{port: ports[0].Local, stop: stop, http: &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}}
-	f.open[key] = made
+	slot.fw = made
 	return made, nil
 }
 

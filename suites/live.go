@@ -4,12 +4,10 @@
 package suites
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -20,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
@@ -44,6 +43,10 @@ const (
 	adminPort  = 15000 // Envoy's, on the pod's loopback
 	istiodPort = 8080  // istiod's debug endpoints, which trust the pod's loopback
 	liveName   = "harness-live"
+
+	// unreadable is how long istiod's store may refuse to be read before a proof does without: on a cluster that is not
+	// ours the debug endpoints may be off.
+	unreadable = 5 * time.Second
 )
 
 func newLive(r *runner) *live { return &live{r: r, forwards: newForwards(r.config)} }
@@ -71,16 +74,26 @@ func object(apiVersion, kind, namespace, name string, spec map[string]any) *unst
 
 // prove returns when every proxy on the case's path serves the case's objects as they are now.
 func (l *live) prove(ctx context.Context, e *Env) error {
-	start := time.Now()
-	endpoints, err := l.endpoints(ctx, e)
+	// A check or control may have changed objects by other means than the runner's.
+	if err := l.refresh(ctx, e); err != nil {
+		return err
+	}
+	want := picture{
+		name: e.Name(), token: random(8), gone: deleted(e), routed: routed(e.Objects),
+		certificates: certificates(e.Objects, l.r.target.Gateway.Namespace),
+	}
+	err := until(ctx, "the Services' endpoints are their ready pods", func(ctx context.Context) (bool, error) {
+		var err error
+		want.services, err = l.endpoints(ctx, e)
+		return true, err
+	})
 	if err != nil {
 		return err
 	}
 	if err := l.stored(ctx, e); err != nil {
 		return err
 	}
-	token := random(8)
-	if err := l.send(ctx, e, token); err != nil {
+	if err := l.send(ctx, e, want.token); err != nil {
 		return err
 	}
 	proxies, err := l.proxies(ctx, e)
@@ -90,21 +103,61 @@ func (l *live) prove(ctx context.Context, e *Env) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	for _, p := range proxies {
 		group.Go(func() error {
+			want := want
 			return until(groupCtx, "proxy "+p.Name+" serves the configuration", func(ctx context.Context) (bool, error) {
-				return l.serves(ctx, p, token, endpoints)
+				err := l.serves(ctx, p, want)
+				if err == nil || l.gone(ctx, p) {
+					return true, nil
+				}
+				// Pods may come and go meanwhile (a gateway or a workload that scales): compare with those of now.
+				if services, endpointsErr := l.endpoints(ctx, e); endpointsErr == nil {
+					want.services = services
+				}
+				return false, err
 			})
 		})
 	}
 	if e.Case.Direct {
-		group.Go(func() error { return l.kubeProxy(groupCtx, e, token) })
+		group.Go(func() error { return l.kubeProxy(groupCtx, e, want.token) })
 	}
-	if err := group.Wait(); err != nil {
-		return err
+	return group.Wait()
+}
+
+// refresh reads the fixture's objects as they are.
+func (l *live) refresh(ctx context.Context, e *Env) error {
+	var now []*unstructured.Unstructured
+	for _, o := range e.wanted {
+		got, err := l.r.fx.Get(ctx, o)
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		now = append(now, got)
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.rec.live = append(e.rec.live, time.Since(start).Seconds())
+	e.Objects = now
 	return nil
+}
+
+// deleted are the fixture's Services that are not there, as name.namespace.
+func deleted(e *Env) []string {
+	var out []string
+	for _, o := range e.wanted {
+		if o.GetKind() == "Service" && !slices.ContainsFunc(e.Objects, func(have *unstructured.Unstructured) bool { return same(have, o) }) {
+			out = append(out, o.GetName()+"."+o.GetNamespace())
+		}
+	}
+	return out
+}
+
+// gone says whether a proxy is on its way out: it takes no new connection and need not learn anything any more.
+func (l *live) gone(ctx context.Context, p corev1.Pod) bool {
+	now, err := l.r.kube.CoreV1().Pods(p.Namespace).Get(ctx, p.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return true
+	}
+	return err == nil && (now.UID != p.UID || now.DeletionTimestamp != nil)
 }
 
 // stored waits until every istiod holds the fixture's Istio objects in the version applied, and none that was deleted.
@@ -129,12 +182,22 @@ func (l *live) stored(ctx context.Context, e *Env) error {
 	if err != nil {
 		return fmt.Errorf("find istiod: %w", err)
 	}
+	if len(pods.Items) == 0 {
+		e.Note("no pod app=istiod in namespace %s: only the token proves that configuration is live", l.r.target.IstioNamespace)
+		return nil
+	}
+	start, read := time.Now(), false
 	return until(ctx, "istiod holds the applied objects", func(ctx context.Context) (bool, error) {
 		for _, p := range pods.Items {
 			body, err := l.forwards.get(ctx, &p, istiodPort, "/debug/configz")
+			if err != nil && !read && time.Since(start) > unreadable {
+				e.Note("istiod's store cannot be read (%v): only the token proves that configuration is live", err)
+				return true, nil
+			}
 			if err != nil {
 				return false, err
 			}
+			read = true
 			var held []metav1.PartialObjectMetadata
 			if err := json.Unmarshal(body, &held); err != nil {
 				return false, fmt.Errorf("istiod's store: %w", err)
@@ -220,91 +283,8 @@ func hasProxy(p *corev1.Pod) bool {
 	return slices.ContainsFunc(append(slices.Clone(p.Spec.Containers), p.Spec.InitContainers...), func(c corev1.Container) bool { return c.Name == "istio-proxy" })
 }
 
-// serves says whether a proxy has the token, warms nothing up, and has the endpoints.
-func (l *live) serves(ctx context.Context, p corev1.Pod, token string, endpoints map[string][]string) (bool, error) {
-	routes, err := l.forwards.get(ctx, &p, adminPort, "/config_dump?resource=dynamic_route_configs")
-	if err != nil {
-		return false, err
-	}
-	if !bytes.Contains(routes, []byte(token)) {
-		return false, errors.New("its routes do not have the token yet")
-	}
-	warming, err := l.forwards.get(ctx, &p, adminPort, "/config_dump?resource=dynamic_warming_clusters")
-	if err != nil {
-		return false, err
-	}
-	if bytes.Contains(warming, []byte(`"cluster"`)) {
-		return false, errors.New("clusters are warming up")
-	}
-	listeners, err := l.forwards.get(ctx, &p, adminPort, "/config_dump?resource=dynamic_listeners")
-	if err != nil {
-		return false, err
-	}
-	if bytes.Contains(listeners, []byte(`"warming_state"`)) {
-		return false, errors.New("listeners are warming up")
-	}
-	if len(endpoints) == 0 {
-		return true, nil
-	}
-	clusters, err := l.forwards.get(ctx, &p, adminPort, "/clusters?format=json")
-	if err != nil {
-		return false, err
-	}
-	return true, sameEndpoints(clusters, endpoints)
-}
-
-// sameEndpoints compares Envoy's healthy hosts with the Services' ready endpoints, host (name.namespace) → addresses. A
-// subset's hosts are some of them.
-func sameEndpoints(clusters []byte, want map[string][]string) error {
-	var dump struct {
-		Statuses []struct {
-			Name  string `json:"name"`
-			Hosts []struct {
-				Address struct {
-					Socket struct {
-						Address string `json:"address"`
-					} `json:"socket_address"`
-				} `json:"address"`
-				Health struct {
-					EDS string `json:"eds_health_status"`
-				} `json:"health_status"`
-			} `json:"host_statuses"`
-		} `json:"cluster_statuses"`
-	}
-	if err := json.Unmarshal(clusters, &dump); err != nil {
-		return fmt.Errorf("the proxy's clusters: %w", err)
-	}
-	for _, c := range dump.Statuses {
-		parts := strings.Split(c.Name, "|") // outbound|80|subset|name.namespace.svc.cluster.local
-		if len(parts) != 4 {
-			continue
-		}
-		service, _, _ := strings.Cut(parts[3], ".svc.")
-		expected, ours := want[service]
-		if !ours {
-			continue
-		}
-		got := map[string]bool{}
-		for _, h := range c.Hosts {
-			if h.Health.EDS == "HEALTHY" {
-				got[h.Address.Socket.Address] = true
-			}
-		}
-		have := slices.Sorted(maps.Keys(got))
-		if parts[2] == "" && !slices.Equal(have, expected) {
-			return fmt.Errorf("cluster %s has endpoints %v, want %v", c.Name, have, expected)
-		}
-		for _, address := range have {
-			if !slices.Contains(expected, address) {
-				return fmt.Errorf("cluster %s still has endpoint %s", c.Name, address)
-			}
-		}
-	}
-	return nil
-}
-
-// endpoints waits until the EndpointSlices of the fixture's Services hold exactly the ready pods, and returns their
-// addresses by name.namespace.
+// endpoints returns the endpoints (host:port) of the fixture's Services by name.namespace. It is an error when
+// EndpointSlices do not hold exactly the ready pods: they will change.
 func (l *live) endpoints(ctx context.Context, e *Env) (map[string][]string, error) {
 	out := map[string][]string{}
 	for _, o := range e.Objects {
@@ -312,14 +292,11 @@ func (l *live) endpoints(ctx context.Context, e *Env) (map[string][]string, erro
 		if o.GetKind() != "Service" || len(selector) == 0 {
 			continue
 		}
-		err := until(ctx, "the endpoints of Service "+o.GetName()+" are its ready pods", func(ctx context.Context) (bool, error) {
-			addresses, err := l.complete(ctx, o.GetNamespace(), o.GetName(), selector)
-			out[o.GetName()+"."+o.GetNamespace()] = addresses
-			return true, err
-		})
+		endpoints, err := l.complete(ctx, o.GetNamespace(), o.GetName(), selector)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("Service %s: %w", o.GetName(), err)
 		}
+		out[o.GetName()+"."+o.GetNamespace()] = endpoints
 	}
 	return out, nil
 }
@@ -340,11 +317,19 @@ func (l *live) complete(ctx context.Context, namespace, name string, selector ma
 	if err != nil {
 		return nil, err
 	}
-	var got []string
+	var got, endpoints []string
 	for _, s := range list.Items {
 		for _, ep := range s.Endpoints {
-			if ep.Conditions.Ready == nil || *ep.Conditions.Ready {
-				got = append(got, ep.Addresses...)
+			if ep.Conditions.Ready != nil && !*ep.Conditions.Ready {
+				continue
+			}
+			got = append(got, ep.Addresses...)
+			for _, port := range s.Ports {
+				for _, address := range ep.Addresses {
+					if port.Port != nil {
+						endpoints = append(endpoints, hostPort(address, int(*port.Port)))
+					}
+				}
 			}
 		}
 	}
@@ -353,7 +338,7 @@ func (l *live) complete(ctx context.Context, namespace, name string, selector ma
 	if !slices.Equal(got, want) {
 		return nil, fmt.Errorf("endpoints are %v, ready pods %v", got, want)
 	}
-	return got, nil
+	return endpoints, nil
 }
 
 // kubeProxy sends a token Service behind the case's Services and endpoints and waits until every node forwards it.

@@ -38,12 +38,17 @@ type Options struct {
 	Done func(Result)
 }
 
-// cleanUpTimeout bounds the clean-up, which goes on after the run's own context has ended.
-const cleanUpTimeout = time.Minute
+const (
+	// cleanUpTimeout bounds the clean-up, which goes on after the run's own context has ended.
+	cleanUpTimeout = time.Minute
+	// setUpTimeout bounds the wait for the shared pods: an image that cannot be had must not hang the run.
+	setUpTimeout = 3 * time.Minute
+)
 
 // runner is one run: the one place that knows how a case is executed.
 type runner struct {
-	target    Target
+	target    Target // complete once the run is set up
+	promised  Target // what is known of it before
 	options   Options
 	fx        fixtureClient
 	live      prover
@@ -54,6 +59,8 @@ type runner struct {
 	pool      string // namespace of the shared pods
 	suffix    string // makes names of this run its own on a shared cluster
 	echoToken string
+	// ownGateway has setUp make the ingress gateway.
+	ownGateway bool
 
 	ready      func(context.Context) error // brings the pool up, once
 	clients    func(context.Context) error // waits for the client pods
@@ -113,6 +120,10 @@ func newRunner(target Target, o Options, fx fixtureClient) *runner {
 	}
 	r.suffix = regexp.MustCompile(`[^a-z0-9]`).ReplaceAllString(strings.ToLower(short), "")
 	r.pool = "harness-" + r.suffix
+	if target.Gateway.Service == OwnGateway {
+		r.withOwnGateway()
+	}
+	r.promised = r.target
 	r.ready = once(r.setUp)
 	r.clients = once(func(ctx context.Context) error {
 		objs, err := r.load("base/client.yaml", r.vars())
@@ -198,6 +209,8 @@ func (r *runner) attempt(ctx context.Context, a attempt) {
 
 // setUp makes the pool's namespace, the shared backends and the clients.
 func (r *runner) setUp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, setUpTimeout)
+	defer cancel()
 	pool, err := r.load("base/pool.yaml", r.vars())
 	if err != nil {
 		return err
@@ -211,6 +224,12 @@ func (r *runner) setUp(ctx context.Context) error {
 	}
 	if err := r.live.setUp(ctx, r.pool); err != nil {
 		return fmt.Errorf("set the backends up: %w", err)
+	}
+	// A gateway listens only once a Gateway selects it.
+	if r.ownGateway {
+		if err := r.makeGateway(ctx); err != nil {
+			return fmt.Errorf("make a gateway: %w", err)
+		}
 	}
 	if err := r.fx.WaitReady(ctx, pool...); err != nil {
 		return fmt.Errorf("wait for the backends: %w", err)
@@ -270,14 +289,14 @@ func (r *runner) execute(ctx context.Context, a attempt) (result Result) {
 	result = Result{Case: a.c, Attempt: a.n, Started: time.Now(), Outcome: Errored}
 	defer func() { result.Elapsed = time.Since(result.Started) }()
 	for _, need := range a.c.Needs {
-		if reason := r.target.Missing(need); reason != "" {
+		if reason := r.promised.Missing(need); reason != "" {
 			result.Outcome, result.Reason = Skipped, reason
 			return result
 		}
 	}
+	err := r.ready(ctx)
 	e := r.env(a)
-	var err error
-	if err = r.ready(ctx); err == nil {
+	if err == nil {
 		err = r.judge(ctx, e, &result)
 	}
 	result.conclude(ctx, err)
@@ -356,20 +375,25 @@ func (r *runner) judge(ctx context.Context, e *Env, result *Result) error {
 	})
 }
 
-// check is the case's own judgement, with a panic as an error.
-func check(ctx context.Context, e *Env) (err error) {
+// check is the case's own judgement.
+func check(ctx context.Context, e *Env) error {
+	return guard("check", func() error { return e.Case.Check(ctx, e) })
+}
+
+// guard turns a panic in a case's own code into an error: one broken case must not take the others' results away.
+func guard(what string, f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("the check panicked: %v\n%s", p, debug.Stack())
+			err = fmt.Errorf("the %s panicked: %v\n%s", what, p, debug.Stack())
 		}
 	}()
-	return e.Case.Check(ctx, e)
+	return f()
 }
 
 // apply loads the fixture, applies it and waits until its pods are ready.
 func (r *runner) apply(ctx context.Context, e *Env) error {
 	if e.Case.Prepare != nil {
-		if err := e.Case.Prepare(e); err != nil {
+		if err := guard("preparation", func() error { return e.Case.Prepare(e) }); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,28 @@
+// Copyright The harness authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package suites
+
+import (
+	"context"
+	"strings"
+	"testing"
+)
+
+// A panic anywhere in a case's own code is that case's error, and the other cases go on.
+func TestPanicsStayInTheirCase(t *testing.T) {
+	f := newFakeCluster()
+	inDo, inPrepare, fine := roundRobin(f), roundRobin(f), roundRobin(f)
+	inDo.Name, inPrepare.Name = "DestinationRule/InDo", "DestinationRule/InPrepare"
+	inDo.Controls = []Control{{Break: "a panic", Fails: "not a cycle", Do: func(context.Context, *Env) error { panic("boo") }}}
+	inPrepare.Prepare = func(*Env) error { panic("boo") }
+	results, err := runFake(t, t.Context(), f, Options{Parallel: 1}, inDo, inPrepare, fine)
+	if err != nil || len(results) != 3 {
+		t.Fatalf("%v, %d results", err, len(results))
+	}
+	for i, want := range []string{"the control panicked: boo", "the preparation panicked: boo", ""} {
+		if r := results[i]; !strings.Contains(r.Reason, want) || (r.Outcome == Pass) != (want == "") {
+			t.Errorf("%s: %s %q, want %q", r.Case.Name, r.Outcome, r.Reason, want)
+		}
+	}
+}
