@@ -75,12 +75,23 @@ func (b *bringUp) podNetwork(ctx context.Context, note func(string)) error {
 	if err != nil {
 		return err
 	}
+	api, err := b.client.CoreV1().Services("default").Get(ctx, "kubernetes", metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	note("kube-proxy")
 	return b.importEverywhere(ctx, func(node string) error {
 		conf, err := json.Marshal(cniConfig(blocks[node]))
 		if err != nil {
 			return err
 		}
-		script := []string{"set -e", "mkdir -p /etc/cni/net.d", "cat > /etc/cni/net.d/10-harness.conflist"}
+		script := []string{
+			"set -e", "mkdir -p /etc/cni/net.d", "cat > /tmp/harness.conflist",
+			// A pod that starts before kube-proxy knows the API server's address waits
+			// half a minute for its first answer. So pods wait for kube-proxy.
+			fmt.Sprintf("for i in $(seq 300); do timeout 1 bash -c '</dev/tcp/%s/443' 2>/dev/null && break; sleep 0.2; done", api.Spec.ClusterIP),
+			"cp /tmp/harness.conflist /etc/cni/net.d/10-harness.conflist",
+		}
 		for _, other := range b.access.Nodes {
 			if other.Name != node {
 				script = append(script, fmt.Sprintf("ip route replace %s via %s", blocks[other.Name], other.Address))
@@ -171,8 +182,7 @@ kind: L2Advertisement
 metadata: {name: harness, namespace: metallb-system}
 spec: {ipAddressPools: [harness]}
 `, first, last)
-	// The controller is ready before its webhook is known to every proxy.
-	return until(ctx, time.Minute, func(ctx context.Context) error { return b.apply(ctx, addresses) })
+	return b.apply(ctx, addresses)
 }
 
 // pool takes addresses for load balancers from the end of a subnet, where the

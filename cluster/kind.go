@@ -80,10 +80,17 @@ func (k *kindCluster) create(ctx context.Context, set images.Set, workers int, n
 			kind.CreateWithKubeconfigPath(k.kubeconfig()), kind.CreateWithRetain(true),
 			kind.CreateWithDisplayUsage(false), kind.CreateWithDisplaySalutation(false))
 	}()
+	known := make(chan error, 1)
+	introducing, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() { known <- k.introduce(introducing, workers+1) }()
 	select {
 	case err = <-done:
 	case <-ctx.Done():
 		return errors.Join(ctx.Err(), k.abandon(done))
+	}
+	if err == nil {
+		err = <-known
 	}
 	if err != nil {
 		var ran *kindexec.RunError
@@ -93,6 +100,40 @@ func (k *kindCluster) create(ctx context.Context, set images.Set, workers int, n
 		return fmt.Errorf("kind: %w", err)
 	}
 	return os.Chmod(k.kubeconfig(), 0o600)
+}
+
+// introduce writes the nodes' names into every node's hosts file, before they
+// join: podman runs one name server for all its networks, in the namespace of
+// the first, so a second environment beside it has none.
+func (k *kindCluster) introduce(ctx context.Context, want int) error {
+	var found []container
+	var hosts strings.Builder
+	err := until(ctx, 2*time.Minute, func(ctx context.Context) (err error) {
+		if found, err = k.nodes(ctx); err != nil {
+			return err
+		}
+		if len(found) != want {
+			return fmt.Errorf("%d of %d nodes are there", len(found), want)
+		}
+		hosts.Reset()
+		for _, node := range found {
+			address, err := k.engine.output(ctx, "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", node.Name)
+			if err != nil || address == "" || !node.Running {
+				return fmt.Errorf("node %s has no address yet: %w", node.Name, err)
+			}
+			fmt.Fprintln(&hosts, address, node.Name)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, node := range found {
+		if err := k.run(ctx, node.Name, strings.NewReader(hosts.String()), "sh", "-c", "cat >> /etc/hosts"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // abandon takes the nodes from under a kind that cannot be told to stop, so

@@ -1,9 +1,284 @@
 // Copyright The harness authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// NOTE TO ALL HELPERS: this file is being written by its own helper right now (founder's decision, 23:10). Whoever writes run.go, live.go and
-// evidence.go must not overwrite it.
-
 package suites
 
-func destinationRuleCases() []Case { return nil }
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"harness.example/harness/internal/stats"
+	"harness.example/harness/loadgen"
+)
+
+const (
+	turnEndpoints   = 3  // pods of v1
+	turnConnections = 4  // one after the other
+	turnPicks       = 12 // per connection
+
+	randomPicks = 60
+
+	hashKeys, hashRepeats = 40, 3
+
+	poolRequests = 20
+	poolOverflow = poolRequests / 2
+
+	outlierErrors   = 5
+	outlierRequests = 60
+	// outlierSpacing and outlierMore: a worker counts the failures, but Envoy's main thread leaves the endpoint out, so
+	// a request or two may still be on their way to it.
+	outlierSpacing = 10 * time.Millisecond
+	outlierMore    = 2
+	outlierReturn   = 20 * time.Second
+)
+
+func destinationRuleCases() []Case {
+	return []Case{
+		{
+			Name:    "DestinationRule/RoundRobin",
+			Doc:     "ROUND_ROBIN gives every endpoint its turn.",
+			Fixture: "destinationrule/round-robin.yaml",
+			Judged: fmt.Sprintf("exact: a kept connection is one Envoy worker with turns of its own, so any %d picks in a row are distinct; %d connections of %d requests, no false alarm; random picks look so with probability %.1g",
+				turnEndpoints, turnConnections, turnPicks, stats.CycleChance(turnPicks, turnEndpoints)),
+			Covers: []string{"DestinationRule.spec.trafficPolicy.loadBalancer.simple=ROUND_ROBIN", "DestinationRule.spec.subsets[].labels"},
+			Check: func(ctx context.Context, e *Env) error {
+				for c := range turnConnections {
+					picks, err := picksOn(ctx, e, turnPicks)
+					if err != nil {
+						return err
+					}
+					if err := stats.Cycle(picks, turnEndpoints, 1); err != nil {
+						return &Mismatch{
+							Want: fmt.Sprintf("a cycle over %d endpoints on connection %d", turnEndpoints, c+1), Got: err.Error(),
+							Distribution: turns(picks),
+						}
+					}
+				}
+				return nil
+			},
+			Controls: []Control{
+				{Break: "DestinationRule spec.trafficPolicy.loadBalancer.simple=RANDOM", Fails: "not a cycle"},
+				{Break: "DestinationRule spec.trafficPolicy.loadBalancer.simple=LEAST_REQUEST", Fails: "not a cycle"},
+				{Break: "DestinationRule spec.subsets[0].labels.version=v2", Fails: "not a cycle"},
+			},
+		},
+		{
+			Name:    "DestinationRule/Random",
+			Doc:     "RANDOM draws an endpoint for each request, every one with the same chance.",
+			Fixture: "destinationrule/random.yaml",
+			Judged: fmt.Sprintf("%d picks on one connection: each endpoint's count within its exact range (multinomial, alpha %g), and no cycle (probability %.1g)",
+				randomPicks, routeAlpha, stats.CycleChance(randomPicks, turnEndpoints)),
+			Covers: []string{"DestinationRule.spec.trafficPolicy.loadBalancer.simple=RANDOM"},
+			Check:  checkRandom,
+			Controls: []Control{
+				{Break: "DestinationRule spec.trafficPolicy.loadBalancer.simple=ROUND_ROBIN", Fails: "they take turns"},
+				{Break: "DestinationRule spec.subsets[0].labels.version=v2", Fails: "endpoints answered"},
+			},
+		},
+		{
+			Name:    "DestinationRule/ConsistentHashHeader",
+			Doc:     "The value of a header picks the endpoint: the same value the same one, other values others.",
+			Fixture: "destinationrule/consistent-hash.yaml",
+			Judged: fmt.Sprintf("exact: each of %d values %d times on fresh connections, always to one endpoint; all %d endpoints are used",
+				hashKeys, hashRepeats, turnEndpoints),
+			Covers: []string{"DestinationRule.spec.trafficPolicy.loadBalancer.consistentHash.httpHeaderName"},
+			Check:  checkConsistentHash,
+			Controls: []Control{
+				{Break: "DestinationRule spec.trafficPolicy.loadBalancer={simple: ROUND_ROBIN}", Fails: "does not stick"},
+				{Break: "DestinationRule spec.trafficPolicy.loadBalancer.consistentHash.httpHeaderName=x-other", Fails: "does not stick"},
+				{Break: "DestinationRule spec.subsets[0].labels.version=v2", Fails: "endpoints are used"},
+			},
+		},
+		{
+			Name:    "DestinationRule/ConnectionPool",
+			Doc:     "Requests beyond the connection and the one that may wait are refused at once by the proxy.",
+			Fixture: "destinationrule/connection-pool.yaml",
+			Judged: fmt.Sprintf("%d requests at once to a backend that takes a second for each. Each Envoy worker may always hold one connection, and one request waits: at least %d are refused (503, x-envoy-overloaded), and all others answered",
+				poolRequests, poolOverflow),
+			Covers: []string{
+				"DestinationRule.spec.trafficPolicy.connectionPool.tcp.maxConnections",
+				"DestinationRule.spec.trafficPolicy.connectionPool.http.http1MaxPendingRequests",
+			},
+			Check: checkConnectionPool,
+			Controls: []Control{
+				{Break: "DestinationRule spec.trafficPolicy={loadBalancer: {simple: ROUND_ROBIN}}", Fails: "0 were refused"},
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.http.http1MaxPendingRequests=100", Fails: "0 were refused"},
+			},
+		},
+		{
+			Name:    "DestinationRule/OutlierEjection",
+			Doc:     "An endpoint that fails a number of times in a row is left out, and comes back after its time.",
+			Fixture: "destinationrule/outlier-detection.yaml",
+			Judged: fmt.Sprintf("of %d requests in a row through one proxy, in turns over %d pods, %d reach the failing pod, and at most %d more until Envoy's main thread has left it out; then it answers again within %s",
+				outlierRequests, turnEndpoints, outlierErrors, outlierMore, outlierReturn),
+			Covers: []string{
+				"DestinationRule.spec.trafficPolicy.outlierDetection.consecutive5xxErrors", "DestinationRule.spec.trafficPolicy.outlierDetection.baseEjectionTime",
+				"DestinationRule.spec.trafficPolicy.outlierDetection.interval", "DestinationRule.spec.trafficPolicy.outlierDetection.maxEjectionPercent",
+			},
+			Check: checkOutlier,
+			Controls: []Control{
+				{Break: "DestinationRule spec.trafficPolicy={loadBalancer: {simple: ROUND_ROBIN}}", Fails: "it was never ejected"},
+				{Break: "DestinationRule spec.trafficPolicy.outlierDetection.consecutive5xxErrors=1000", Fails: "it was never ejected"},
+				{Break: "DestinationRule spec.trafficPolicy.outlierDetection.consecutive5xxErrors=1", Fails: "was left out too soon"},
+				{Break: "DestinationRule spec.trafficPolicy.outlierDetection.baseEjectionTime=10m", Fails: "answers again"},
+			},
+		},
+	}
+}
+
+// picksOn sends requests over one kept connection, one after the other, and returns who answered.
+func picksOn(ctx context.Context, e *Env, count int) ([]string, error) {
+	xs, err := e.Gateway(ctx, loadgen.Burst{Requests: []loadgen.Request{e.URL("/")}, Count: count})
+	if err != nil {
+		return nil, err
+	}
+	if err := all("one connection", xs, "200"); err != nil {
+		return nil, err
+	}
+	picks := make([]string, len(xs))
+	for i, x := range xs {
+		if x.Conn != xs[0].Conn {
+			return nil, fmt.Errorf("request %d went over another connection: turns cannot be judged", i)
+		}
+		picks[i] = pod(x)
+	}
+	return picks, nil
+}
+
+func turns(picks []string) []Bar {
+	counts := map[string]int{}
+	for _, p := range picks {
+		counts[p]++
+	}
+	share := float64(len(picks)) / turnEndpoints
+	var bars []Bar
+	for _, name := range sortedKeys(counts) {
+		bars = append(bars, Bar{Name: name, Count: float64(counts[name]), Expected: share, Low: float64(int(share)), High: float64(int(share))})
+	}
+	return bars
+}
+
+func checkRandom(ctx context.Context, e *Env) error {
+	picks, err := picksOn(ctx, e, randomPicks)
+	if err != nil {
+		return err
+	}
+	counts := map[string]int{}
+	for _, p := range picks {
+		counts[p]++
+	}
+	want := fmt.Sprintf("%d random picks of %d endpoints", randomPicks, turnEndpoints)
+	if len(counts) != turnEndpoints {
+		return mismatch(want, "%d endpoints answered", len(counts))
+	}
+	if stats.Cycle(picks, turnEndpoints, 1) == nil {
+		return mismatch(want, "they take turns")
+	}
+	probabilities := slices.Repeat([]float64{1.0 / turnEndpoints}, turnEndpoints)
+	ranges := stats.MultinomialRanges(randomPicks, probabilities, routeAlpha)
+	var bars []Bar
+	outside := false
+	for i, name := range sortedKeys(counts) {
+		r := ranges[i]
+		outside = outside || !r.Contains(counts[name])
+		bars = append(bars, Bar{Name: name, Count: float64(counts[name]), Low: float64(r.Low), High: float64(r.High), Expected: randomPicks * probabilities[i]})
+	}
+	if outside {
+		return &Mismatch{Want: want, Got: "a count out of its range", Distribution: bars}
+	}
+	return nil
+}
+
+func checkConsistentHash(ctx context.Context, e *Env) error {
+	var requests []loadgen.Request
+	for key := range hashKeys {
+		request := e.URL("/")
+		request.Header = map[string][]string{"X-User": {fmt.Sprintf("user-%d", key)}}
+		requests = append(requests, request)
+	}
+	xs, err := e.Gateway(ctx, loadgen.Burst{Requests: requests, Count: hashKeys * hashRepeats, Policy: loadgen.Fresh, Connections: 4})
+	if err != nil {
+		return err
+	}
+	if err := all("hashed requests", xs, "200"); err != nil {
+		return err
+	}
+	byKey, used := map[int]string{}, map[string]int{}
+	for _, x := range xs {
+		key := x.Seq % hashKeys
+		if first, seen := byKey[key]; seen && first != pod(x) {
+			return mismatch("each value of x-user at one endpoint", "user-%d does not stick: %s, then %s", key, first, pod(x))
+		}
+		byKey[key] = pod(x)
+		used[pod(x)]++
+	}
+	if len(used) != turnEndpoints {
+		return mismatch(fmt.Sprintf("%d values spread over %d endpoints", hashKeys, turnEndpoints), "%d endpoints are used: %s", len(used), counts(used))
+	}
+	return nil
+}
+
+func checkConnectionPool(ctx context.Context, e *Env) error {
+	slow := e.Commanded(e.URL("/"), "delay=1s")
+	xs, err := e.Gateway(ctx, loadgen.Burst{Requests: []loadgen.Request{slow}, Count: poolRequests, Connections: poolRequests, Timeout: time.Minute})
+	if err != nil {
+		return err
+	}
+	answered, refused := 0, 0
+	for _, x := range xs {
+		switch {
+		case x.Status == 200:
+			answered++
+		case x.Status == 503 && x.Header.Get("X-Envoy-Overloaded") == "true":
+			refused++
+		default:
+			return &Mismatch{Want: "200, or 503 with x-envoy-overloaded", Got: describe(x), Exchanges: []loadgen.Exchange{x}}
+		}
+	}
+	if answered == 0 || refused < poolOverflow {
+		return mismatch(fmt.Sprintf("some of %d requests answered and at least %d refused as overflow", poolRequests, poolOverflow),
+			"%d were answered, %d were refused", answered, refused)
+	}
+	return nil
+}
+
+func checkOutlier(ctx context.Context, e *Env) error {
+	pods, err := e.Pods(ctx, "app=echo,version=v1")
+	if err != nil {
+		return err
+	}
+	if len(pods) != turnEndpoints {
+		return fmt.Errorf("%d pods of v1 are ready, want %d", len(pods), turnEndpoints)
+	}
+	failing := pods[0].Name
+	request := e.Commanded(e.URL("/"), "status=503", "if-pod="+failing)
+	xs, err := e.Gateway(ctx, loadgen.Burst{Requests: []loadgen.Request{request}, Count: outlierRequests, Interval: outlierSpacing})
+	if err != nil {
+		return err
+	}
+	failed := 0
+	for _, x := range xs {
+		switch {
+		case x.Status == 503 && pod(x) == failing:
+			failed++
+		case x.Status != 200:
+			return &Mismatch{Want: "200 from every other pod", Got: describe(x), Exchanges: []loadgen.Exchange{x}}
+		}
+	}
+	want := fmt.Sprintf("%d to %d of %d requests fail, then %s is left out", outlierErrors, outlierErrors+outlierMore, outlierRequests, failing)
+	switch {
+	case failed < outlierErrors:
+		return mismatch(want, "%d failed: it was left out too soon", failed)
+	case failed > outlierErrors+outlierMore:
+		return mismatch(want, "%d failed: it was never ejected, or too late", failed)
+	}
+	return e.within(ctx, outlierReturn, failing+" answers again", func(ctx context.Context) (bool, error) {
+		xs, err := e.Gateway(ctx, loadgen.Burst{Requests: []loadgen.Request{e.URL("/")}, Count: 12})
+		if err != nil {
+			return false, err
+		}
+		return countBy(xs, pod)[failing] > 0, nil
+	})
+}

@@ -49,6 +49,7 @@ type Env struct {
 	wanted   []*unstructured.Unstructured // the fixture as loaded
 	pool     string                       // namespace of the run's shared pods
 	clients  func(ctx context.Context) error
+	live     func(ctx context.Context) error
 	mu       sync.Mutex
 	undo     []func(context.Context) error
 	leftover []*unstructured.Unstructured // objects of the runner's own to delete with the case
@@ -112,6 +113,10 @@ func (e *Env) Namespace() string { return e.Vars["NAMESPACE"] }
 
 // Name is unique to the case and attempt; it is the name of its Service.
 func (e *Env) Name() string { return e.Vars["NAME"] }
+
+// Live waits until every proxy on the path serves the case's objects and endpoints as they are now: for a check that
+// changes something itself before it judges.
+func (e *Env) Live(ctx context.Context) error { return e.live(ctx) }
 
 // Undo registers how to take back a change that re-applying the fixture would not. Undos run in reverse order after the
 // check or control that registered them, also when it was interrupted.

@@ -40,7 +40,11 @@ func (l *live) collect(ctx context.Context, e *Env) []Evidence {
 		lives = append(lives, got)
 	}
 	add("live.yaml", documents(lives), nil)
-	exchanges, err := json.MarshalIndent(e.exchanges(), "", "  ")
+	var exchanges []byte
+	var err error
+	if sent := e.exchanges(); len(sent) > 0 {
+		exchanges, err = json.MarshalIndent(sent, "", "  ")
+	}
 	add("exchanges.json", exchanges, err)
 	proxies, err := l.proxies(ctx, e)
 	if err != nil {

@@ -29,6 +29,8 @@ type steadyLoad struct {
 	done    chan struct{}
 	results []*loadgen.Result
 	errs    []error
+	result  *loadgen.Result // set by stop
+	err     error
 }
 
 const (
@@ -82,20 +84,22 @@ func (l *steadyLoad) run(ctx context.Context, plan loadgen.Plan) {
 	}
 }
 
-// stop ends the load after the plan under way, waits for its answers, records the whole and returns it. Further calls wait
-// and return nothing new.
+// stop ends the load after the plan under way, waits for its answers, records the whole and returns it, every time it is
+// called.
 func (l *steadyLoad) stop() (*loadgen.Result, error) {
-	l.once.Do(func() { close(l.stopped) })
-	<-l.done
-	if err := errors.Join(l.errs...); err != nil {
-		return nil, fmt.Errorf("load %s: %w", l.name, err)
-	}
-	result, err := loadgen.Merge(l.results...)
-	if err != nil {
-		return nil, fmt.Errorf("load %s: %w", l.name, err)
-	}
-	l.e.Load(l.name, result)
-	return result, nil
+	l.once.Do(func() {
+		close(l.stopped)
+		<-l.done
+		if l.err = errors.Join(l.errs...); l.err == nil {
+			l.result, l.err = loadgen.Merge(l.results...)
+		}
+		if l.err != nil {
+			l.err = fmt.Errorf("load %s: %w", l.name, l.err)
+			return
+		}
+		l.e.Load(l.name, l.result)
+	})
+	return l.result, l.err
 }
 
 // lostNone judges that every request of a load was answered well. A generator that could not keep its own schedule is an

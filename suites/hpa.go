@@ -124,7 +124,7 @@ func checkScaleOut(ctx context.Context, e *Env) error {
 
 	s := &scaling{
 		e: e, start: time.Now(), decisions: w.ResultChan(), pods: pods, settled: hpaMin,
-		desired: Series{Name: "desired", Unit: "pods"}, use: Series{Name: "CPU of request", Unit: "%"},
+		desired: Series{Name: "desired", Unit: "pods", Points: []Point{{0, hpaMin}}}, use: Series{Name: "CPU of request", Unit: "%"},
 	}
 	small := e.startLoad(ctx, "small", hpaSmallRate, e.Commanded(e.URL("/"), "burn="+hpaSmallBurn.String()))
 	defer func() { _, _ = small.stop() }()

@@ -267,10 +267,12 @@ func (r *runner) env(a attempt) *Env {
 	if a.c.Workload == Own {
 		vars["NAMESPACE"] = "harness-" + name
 	}
-	return &Env{
+	e := &Env{
 		Target: r.target, Case: a.c, Attempt: a.n, Vars: vars, Kube: r.kube, Istio: r.istio, Config: r.config,
 		fx: r.fx, pool: r.pool, clients: r.clients,
 	}
+	e.live = func(ctx context.Context) error { return r.live.prove(ctx, e) }
+	return e
 }
 
 // slug makes a short DNS label of a case's name: the resource's capitals and the behaviour.
