@@ -31,7 +31,7 @@ const (
 	// a request or two may still be on their way to it.
 	outlierSpacing = 10 * time.Millisecond
 	outlierMore    = 2
-	outlierReturn   = 20 * time.Second
+	outlierReturn  = 10 * time.Second
 )
 
 func destinationRuleCases() []Case {

@@ -155,7 +155,7 @@ func virtualServiceRewrite() Case {
 		Controls: []Control{
 			{Break: "VirtualService spec.http[0].rewrite=", Fails: `below the prefix: arrives with :path "/old/x?q=1" instead of "/new/x?q=1"`},
 			{Break: "VirtualService spec.http[1].rewrite.authority=other.harness.test", Fails: `authority: arrives with :host "other.harness.test"`},
-			{Break: "VirtualService spec.http[2].rewrite.uriRegexRewrite.rewrite=/none", Fails: `expression: arrives with :path "/none"`},
+			{Break: "VirtualService spec.http[2].rewrite.uriRegexRewrite.rewrite=/none", Fails: `expression: arrives with :path "/none`},
 			{Break: "VirtualService spec.http[3].rewrite={uri: /all}", Fails: `nothing: arrives with :path "/all`},
 		},
 	}, func(e *Env) []changed {
