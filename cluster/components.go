@@ -233,6 +233,9 @@ func (b *bringUp) gateway(ctx context.Context, note func(string)) error {
 	if err != nil {
 		return err
 	}
+	if b.Set.Envoy != "" {
+		b.access.Versions["envoy"] = b.Set.Envoy
+	}
 	return until(ctx, time.Minute, func(ctx context.Context) error {
 		return answers(ctx, fmt.Sprintf("http://%s:15021/healthz/ready", b.access.Gateway.Host))
 	})

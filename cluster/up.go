@@ -5,7 +5,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -124,19 +123,15 @@ func (b *bringUp) components(ctx context.Context, _ func(string)) error {
 // importArchives gives the nodes the images that their own image lacks.
 func (b *bringUp) importArchives(ctx context.Context) error {
 	for _, archive := range b.Set.Archives {
-		file, err := os.Open(archive)
-		if err != nil {
-			return fmt.Errorf("open image archive: %w (run `harness up` again to fetch it)", err)
-		}
-		err = b.importEverywhere(ctx, func(node string) error {
-			again, err := os.Open(archive)
+		err := b.importEverywhere(ctx, func(node string) error {
+			file, err := os.Open(archive)
 			if err != nil {
-				return err
+				return fmt.Errorf("open image archive: %w (run `harness up` again to fetch it)", err)
 			}
-			defer again.Close()
-			return b.importOn(ctx, node, again)
+			defer file.Close()
+			return b.importOn(ctx, node, file)
 		})
-		if err := errors.Join(err, file.Close()); err != nil {
+		if err != nil {
 			return err
 		}
 	}

@@ -68,8 +68,13 @@ func newGRPC(nc net.Conn, state *tls.ConnectionState, t *target) (wire, error) {
 }
 
 func (g *grpcWire) shared() bool { return true }
-func (g *grpcWire) alive() bool  { return g.cc.GetState() == connectivity.Ready }
 func (g *grpcWire) close()       { _, _ = g.cc.Close(), g.conn.Close() }
+
+// alive goes by the connection: the library says that it is ready some time after the first call was answered.
+func (g *grpcWire) alive() bool {
+	state := g.cc.GetState()
+	return g.conn.failure() == nil && state != connectivity.TransientFailure && state != connectivity.Shutdown
+}
 
 func (g *grpcWire) exchange(ctx context.Context, c call, x *Exchange) error {
 	method := c.url.Path

@@ -42,6 +42,7 @@ type Set struct {
 	OwnCNI     bool     // the node image has plain CNI plugins and no kindnet
 	EtcdTag    string   // image tags that kubeadm has to be told, empty for its own
 	CoreDNSTag string
+	Envoy      string // version of the proxy, empty where Istio's own build decides
 }
 
 // A Way gets every image that an environment needs.

@@ -37,7 +37,7 @@ type parts struct {
 // Prepare compiles and assembles what is not in the cache yet.
 func (s Source) Prepare(ctx context.Context, step Step) (Set, error) {
 	set := Set{
-		IstioTag: IstioSource, Kubernetes: KubernetesSource, OwnCNI: true, EtcdTag: etcdTag, CoreDNSTag: coreDNSTag,
+		IstioTag: IstioSource, Kubernetes: KubernetesSource, OwnCNI: true, EtcdTag: etcdTag, CoreDNSTag: coreDNSTag, Envoy: envoyVersion,
 	}
 	goVersion, err := exec.CommandContext(ctx, "go", "env", "GOVERSION").Output()
 	if err != nil {

@@ -40,18 +40,15 @@ func (a *app) e2e(ctx context.Context, t *testFlags, keep bool) error {
 	}
 	s := a.newSession("e2e", t)
 	return s.conduct(ctx, func(ctx context.Context) error {
-		entered := false
 		err := guard(func() error {
-			access, in, err := a.bringUp(ctx, cfg, s.p, &resumed{ID: s.run.ID, Started: s.run.Started})
-			entered = in
+			access, err := a.bringUp(ctx, cfg, s.p, &resumed{ID: s.run.ID, Started: s.run.Started})
 			s.bringUp(s.p.ended())
 			if err != nil {
 				return err
 			}
 			return s.judge(ctx, access)
 		})
-		// Before the namespace was entered nothing was made but caches.
-		if keep || !entered {
+		if keep {
 			return err
 		}
 		// Should bringing down hang and be killed, the answer is on disk.

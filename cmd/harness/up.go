@@ -30,7 +30,7 @@ healthy is reused; what an earlier run left half-made is recovered. Images are p
 				return err
 			}
 			p := a.progress()
-			access, _, err := a.bringUp(cmd.Context(), cfg, p, &resumed{})
+			access, err := a.bringUp(cmd.Context(), cfg, p, &resumed{})
 			p.close()
 			if err != nil {
 				return &failure{code: exitUnjudged, err: err, hint: "run `harness up` again to carry on, or `harness down` to remove what was made"}
@@ -48,26 +48,26 @@ healthy is reused; what an earlier run left half-made is recovered. Images are p
 }
 
 // bringUp prepares outside the namespace, enters it, and brings the cluster up. p has every step at the end, those before the
-// re-execution included; carry travels across it. entered says whether there may be something to bring down.
-func (a *app) bringUp(ctx context.Context, cfg cluster.Config, p *progress, carry *resumed) (access *cluster.Access, entered bool, err error) {
+// re-execution included; carry travels across it.
+func (a *app) bringUp(ctx context.Context, cfg cluster.Config, p *progress, carry *resumed) (*cluster.Access, error) {
 	if a.resumed == nil {
 		if err := cluster.Prepare(ctx, cfg, p.event); err != nil {
-			return nil, false, fmt.Errorf("prepare: %w", err)
+			return nil, fmt.Errorf("prepare: %w", err)
 		}
 		carry.Steps = p.ended()
 		p.clear()
 		if err := a.enter(cfg, carry); err != nil {
-			return nil, false, err
+			return nil, err
 		}
 	} else {
 		p.adopt(a.resumed.Steps)
 	}
-	access, err = cluster.Up(ctx, cfg, p.event)
+	access, err := cluster.Up(ctx, cfg, p.event)
 	p.timings()
 	if err != nil {
-		return nil, true, fmt.Errorf("bring up: %w", err)
+		return nil, fmt.Errorf("bring up: %w", err)
 	}
-	return access, true, nil
+	return access, nil
 }
 
 // nameFlag repeats --name in a command that is suggested, where it is not the default.

@@ -61,13 +61,25 @@ func ClopperPearson(k, n int, confidence float64) (low, high float64) {
 	}
 	tail := (1 - confidence) / 2
 	low, high = 0, 1
+	// The upper limit is the lower one of the failures: a quantile near 1 would be lost to rounding.
 	if k > 0 {
-		low = mathext.InvRegIncBeta(float64(k), float64(n-k+1), tail)
+		low = betaQuantile(k, n, tail)
 	}
 	if k < n {
-		high = mathext.InvRegIncBeta(float64(k+1), float64(n-k), 1-tail)
+		high = 1 - betaQuantile(n-k, n, tail)
 	}
 	return low, high
+}
+
+// betaQuantile is the probability p for which k or more of n have the probability tail.
+func betaQuantile(k, n int, tail float64) float64 {
+	if k == n {
+		return math.Pow(tail, 1/float64(n))
+	}
+	if k == 1 {
+		return -math.Expm1(math.Log1p(-tail) / float64(n))
+	}
+	return mathext.InvRegIncBeta(float64(k), float64(n-k+1), tail)
 }
 
 // BinomialRange is the counts of successes in n trials that agree with a probability of p: a count below has a probability of
