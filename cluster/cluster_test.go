@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,6 +84,31 @@ func TestStateSurvivesAndIsPrivate(t *testing.T) {
 	}
 	if _, err := os.Stat(c.StateDir); !os.IsNotExist(err) {
 		t.Error("the state directory stays")
+	}
+}
+
+func TestASecondCommandIsToldOfTheFirst(t *testing.T) {
+	c := Config{Name: "x", StateDir: filepath.Join(t.TempDir(), "state")}
+	unlock, err := c.lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.lock(); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
+		t.Errorf("the second: %v", err)
+	}
+	other := c
+	other.Name = "y"
+	unlockOther, err := other.lock()
+	if err != nil {
+		t.Errorf("another environment: %v", err)
+	} else {
+		unlockOther()
+	}
+	unlock()
+	if unlock, err = c.lock(); err != nil {
+		t.Errorf("afterwards: %v", err)
+	} else {
+		unlock()
 	}
 }
 

@@ -21,6 +21,11 @@ import (
 // twice, and on what an interrupted Up left. It runs inside or outside of the
 // environment's namespace.
 func Down(ctx context.Context, c Config, progress Progress) error {
+	unlock, err := c.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	t := &tracker{progress: progress}
 	s, err := c.load()
 	if errors.Is(err, ErrAbsent) {

@@ -32,6 +32,11 @@ var (
 // images. It runs outside of the environment's namespace and is quick when all
 // is there.
 func Prepare(ctx context.Context, c Config, progress Progress) error {
+	unlock, err := c.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	t := &tracker{progress: progress}
 	s, err := c.load()
 	if err != nil {

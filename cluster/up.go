@@ -29,6 +29,11 @@ type bringUp struct {
 // Up brings the environment up, or reuses it where it is up and healthy. It
 // runs inside the environment's namespace, after Prepare.
 func Up(ctx context.Context, c Config, progress Progress) (*Access, error) {
+	unlock, err := c.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	s, err := c.load()
 	if err != nil {
 		return nil, fmt.Errorf("nothing is prepared: %w", err)

@@ -113,7 +113,7 @@ func virtualServiceTimeout() Case {
 	const timeout, slow, count = time.Second, 2500 * time.Millisecond, 4
 	return Case{
 		Name:    "VirtualService/Timeout",
-		Doc:     "A request that is not answered within its timeout is answered by 504 for the backend, not before that time and not long after.",
+		Doc:     "A request that is not answered within its timeout is answered by 504, not before that time and before the backend would have answered.",
 		Fixture: "virtualservice/timeout.yaml",
 		Judged:  fmt.Sprintf("exact: %d requests to a backend that takes %s end at %s, by the clock of the client; %d others are answered", count, slow, timeout, count),
 		Covers:  []string{"VirtualService.spec.http[].timeout"},
@@ -212,7 +212,7 @@ func virtualServiceFaultDelay() Case {
 	const delay, count = 700 * time.Millisecond, 8
 	return Case{
 		Name:    "VirtualService/FaultDelay",
-		Doc:     "A delay of 100 percent holds every request back for its time before the backend gets it, and no request of another path.",
+		Doc:     "A delay of 100 percent makes every request of its path take at least its time, and no request of another path.",
 		Fixture: "virtualservice/fault-delay.yaml",
 		Judged:  fmt.Sprintf("exact: %d requests last at least %s by the client's clock, and the quickest of %d others less than half of that", count, delay, count),
 		Covers:  []string{"VirtualService.spec.http[].fault.delay.fixedDelay", "VirtualService.spec.http[].fault.delay.percentage.value"},
