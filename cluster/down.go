@@ -172,11 +172,11 @@ func Leaks(ctx context.Context, c Config) ([]string, error) {
 		for _, node := range nodes {
 			left = append(left, "container "+node.Name)
 		}
-		volumes, err := engine.output(ctx, "volume", "ls", "--quiet", "--filter", "label="+clusterLabel+"="+c.Name)
+		volumes, err := newKind(c, engine).volumes(ctx)
 		if err != nil {
 			return left, err
 		}
-		for _, volume := range strings.Fields(volumes) {
+		for _, volume := range volumes {
 			left = append(left, "volume "+volume)
 		}
 		if hasNetwork(ctx, engine, c.network()) {

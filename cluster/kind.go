@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -217,13 +218,42 @@ func (k *kindCluster) delete(ctx context.Context) error {
 		})
 	}
 	err = group.Wait()
-	volumes, listErr := k.engine.output(ctx, "volume", "ls", "--quiet", "--filter", "label="+clusterLabel+"="+k.Name)
-	for _, volume := range strings.Fields(volumes) {
+	volumes, listErr := k.volumes(ctx)
+	for _, volume := range volumes {
 		if _, rmErr := k.engine.output(ctx, "volume", "rm", "--force", volume); rmErr != nil {
 			err = errors.Join(err, rmErr)
 		}
 	}
 	return errors.Join(err, listErr)
+}
+
+// volumes lists those that kind made for the nodes with podman, each labelled
+// with its node's name. With docker they are anonymous and go with the container.
+func (k *kindCluster) volumes(ctx context.Context) ([]string, error) {
+	if k.engine.name != "podman" {
+		return nil, nil
+	}
+	out, err := k.engine.output(ctx, "volume", "ls", "--format", "json")
+	if err != nil {
+		return nil, err
+	}
+	var all []struct {
+		Name   string
+		Labels map[string]string
+	}
+	if err := json.Unmarshal([]byte(out), &all); err != nil {
+		return nil, fmt.Errorf("read podman's list of volumes: %w", err)
+	}
+	node := regexp.MustCompile("^" + regexp.QuoteMeta(k.Name) + "-(control-plane|worker)[0-9]*$")
+	var found []string
+	for _, volume := range all {
+		for label := range volume.Labels {
+			if node.MatchString(label) {
+				found = append(found, volume.Name)
+			}
+		}
+	}
+	return found, nil
 }
 
 // run runs a command on a node with in as its standard input.

@@ -294,7 +294,7 @@ func (l *live) endpoints(ctx context.Context, e *Env) (map[string][]string, erro
 		}
 		endpoints, err := l.complete(ctx, o.GetNamespace(), o.GetName(), selector)
 		if err != nil {
-			return nil, fmt.Errorf("Service %s: %w", o.GetName(), err)
+			return nil, fmt.Errorf("the Service %s: %w", o.GetName(), err)
 		}
 		out[o.GetName()+"."+o.GetNamespace()] = endpoints
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,7 +24,6 @@ const (
 	// servicePods is how many pods of the pool a Service with app=echo has.
 	servicePods  = 5
 	serviceAlpha = 1e-6
-	closedPort   = 30006
 	// knock is how long one try at an address that may be silent takes.
 	knock = time.Second
 )
@@ -57,7 +57,7 @@ func serviceCases() []Case {
 			Fixture: "service/cluster-ip.yaml",
 			Needs:   []Capability{NodeAccess, NodeExec},
 			Direct:  true,
-			Judged:  "exact: three connections from outside, none is accepted; from a pod the same address answers",
+			Judged:  "exact: three dials from outside, each refused or not answered; from a pod the same address answers",
 			Covers:  []string{"Service.spec.type=ClusterIP"},
 			Check:   checkClusterIPOutside,
 			Controls: []Control{{
@@ -68,16 +68,16 @@ func serviceCases() []Case {
 			Name:    "Service/NodePort",
 			Doc:     "A node port takes connections on every node to every pod, fixed or chosen by the cluster.",
 			Fixture: "service/node-port.yaml",
-			Needs:   []Capability{NodeAccess, NodeExec},
+			Needs:   []Capability{NodeAccess, NodeExec, ManyNodes},
 			Direct:  true,
 			Serial:  true, // the port is one for the whole cluster
-			Judged:  judgedByCover("to port 30007 of each node from outside") + "; the chosen port, the cluster address and a closed port exactly",
+			Judged:  judgedByCover(fmt.Sprintf("to port %d of each node from outside", seedNodePort)) + "; the chosen port, the cluster address and a port that no Service has exactly",
 			Covers:  []string{"Service.spec.type=NodePort", "Service.spec.ports[].nodePort"},
 			Check:   checkNodePort,
 			Controls: []Control{
-				{Break: "port 30007 closed on one node only", Fails: "dial-timeout ×1", Do: closeOnOneNode},
+				{Break: "port 30007 closed on one node only", Fails: "silent on one node only: ", Do: closeOnOneNode},
 				{Break: "Service spec.selector.version=v1", Fails: "never answered: echo-v2"},
-				{Break: "Service spec.ports[0].nodePort=30006", Fails: "dial-refused ×1"},
+				{Break: "Service spec.ports[0].nodePort=30006", Fails: "no answer on any node: "},
 			},
 		},
 		{
@@ -92,7 +92,7 @@ func serviceCases() []Case {
 			Controls: []Control{
 				{Break: "the type is ClusterIP, and the address given back", Fails: "no external address", Do: giveAddressBack},
 				{Break: "Service spec.selector.version=v1", Fails: "never answered: echo-v2"},
-				{Break: "Service spec.ports[0].port=81", Fails: "the external address"},
+				{Break: "Service spec.ports[0].port=81", Fails: "the external address: 200 on each of 1 requests, got "},
 			},
 		},
 	}
@@ -158,7 +158,7 @@ func checkClusterIP(ctx context.Context, e *Env) error {
 		return err
 	}
 	xs, err := e.Burst(ctx, from, loadgen.Burst{
-		Requests: []loadgen.Request{{URL: "tcp://" + hostPort(s.Spec.ClusterIP, 9000), Protocol: loadgen.TCP, Body: []byte("ping\n")}}, Count: 1, Policy: loadgen.Fresh,
+		Requests: []loadgen.Request{{URL: "tcp://" + hostPort(s.Spec.ClusterIP, 9000), Protocol: loadgen.TCP, Body: []byte("ping")}}, Count: 1, Policy: loadgen.Fresh,
 	})
 	if err != nil {
 		return err
@@ -194,7 +194,8 @@ func checkClusterIPOutside(ctx context.Context, e *Env) error {
 		return err
 	}
 	for _, x := range xs {
-		if x.Status != 0 || x.Err == "" {
+		// Once it was connected, a broken connection is an answer, too.
+		if x.ErrKind != loadgen.KindDialRefused && x.ErrKind != loadgen.KindDialTimeout {
 			return &Mismatch{Want: "no connection from outside", Got: tally(xs, outcomeOf), Exchanges: xs}
 		}
 	}
@@ -227,8 +228,15 @@ func checkNodePort(ctx context.Context, e *Env) error {
 		return err
 	}
 	chosen := int(s.Spec.Ports[1].NodePort)
-	if chosen < 30000 || chosen > 32767 {
-		return mismatch("a chosen port from 30000 to 32767", "%d", chosen)
+	if chosen < firstNodePort || chosen > lastNodePort {
+		return mismatch(fmt.Sprintf("a chosen port from %d to %d", firstNodePort, lastNodePort), "%d", chosen)
+	}
+	closed, err := e.freeNodePort(ctx)
+	if err != nil {
+		return err
+	}
+	if err := onEveryNode(ctx, e, seedNodePort); err != nil {
+		return err
 	}
 	for _, node := range e.Target.Nodes {
 		if err := everyPod(ctx, e, fmt.Sprintf("port %d of node %s", seedNodePort, node.Name), e.Outside(), node.Address, seedNodePort); err != nil {
@@ -236,8 +244,8 @@ func checkNodePort(ctx context.Context, e *Env) error {
 		}
 		xs, err := e.Burst(ctx, e.Outside(), loadgen.Burst{
 			Requests: []loadgen.Request{
-				{URL: "tcp://" + hostPort(node.Address, chosen), Protocol: loadgen.TCP, Body: []byte("ping\n")},
-				{URL: "tcp://" + hostPort(node.Address, closedPort), Protocol: loadgen.TCP, Body: []byte("ping\n")},
+				{URL: "tcp://" + hostPort(node.Address, chosen), Protocol: loadgen.TCP, Body: []byte("ping")},
+				{URL: "tcp://" + hostPort(node.Address, closed), Protocol: loadgen.TCP, Body: []byte("ping")},
 			}, Count: 2, Policy: loadgen.Fresh, Timeout: knock,
 		})
 		if err != nil {
@@ -247,7 +255,7 @@ func checkNodePort(ctx context.Context, e *Env) error {
 			return &Mismatch{Want: fmt.Sprintf("the chosen port %d answers on node %s", chosen, node.Name), Got: describe(x), Exchanges: xs[:1]}
 		}
 		if x := xs[1]; x.ErrKind != loadgen.KindDialRefused {
-			return &Mismatch{Want: fmt.Sprintf("a port that no Service has is refused on node %s", node.Name), Got: describe(x), Exchanges: xs[1:]}
+			return &Mismatch{Want: fmt.Sprintf("port %d, which no Service has, is refused on node %s", closed, node.Name), Got: describe(x), Exchanges: xs[1:]}
 		}
 	}
 	from, err := e.Inside(ctx, "")
@@ -255,6 +263,60 @@ func checkNodePort(ctx context.Context, e *Env) error {
 		return err
 	}
 	return answersOnce(ctx, e, "its cluster address", from, s.Spec.ClusterIP, 80)
+}
+
+// onEveryNode knocks at the port of all nodes at once, and says on which of them nobody opens.
+func onEveryNode(ctx context.Context, e *Env, port int) error {
+	nodes := e.Target.Nodes
+	b := loadgen.Burst{Count: len(nodes), Connections: len(nodes), Policy: loadgen.Fresh, Timeout: knock}
+	for _, n := range nodes {
+		b.Requests = append(b.Requests, loadgen.Request{URL: "http://" + hostPort(n.Address, port) + "/"})
+	}
+	xs, err := e.Burst(ctx, e.Outside(), b)
+	if err != nil {
+		return err
+	}
+	var silent []string
+	for _, x := range xs {
+		if outcome := outcomeOf(x); outcome != "200" {
+			silent = append(silent, nodes[x.Seq].Name+" ("+outcome+")")
+		}
+	}
+	want := fmt.Sprintf("port %d answers on each of %d nodes", port, len(nodes))
+	switch names := strings.Join(silent, ", "); len(silent) {
+	case 0:
+		return nil
+	case len(nodes):
+		return mismatch(want, "no answer on any node: %s", names)
+	case 1:
+		return mismatch(want, "silent on one node only: %s", names)
+	default:
+		return mismatch(want, "silent on %d nodes: %s", len(silent), names)
+	}
+}
+
+// The node ports that a cluster has unless it is told otherwise.
+const firstNodePort, lastNodePort = 30000, 32767
+
+// freeNodePort is a node port that no Service has: of the lower ones, which a cluster is slow to give away.
+func (e *Env) freeNodePort(ctx context.Context) (int, error) {
+	services, err := e.Kube.CoreV1().Services("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return 0, fmt.Errorf("list the Services' node ports: %w", err)
+	}
+	taken := map[int]bool{}
+	for _, s := range services.Items {
+		taken[int(s.Spec.HealthCheckNodePort)] = true
+		for _, p := range s.Spec.Ports {
+			taken[int(p.NodePort)] = true
+		}
+	}
+	for port := firstNodePort; port <= lastNodePort; port++ {
+		if !taken[port] {
+			return port, nil
+		}
+	}
+	return 0, errors.New("every node port is taken")
 }
 
 // closeOnOneNode drops what comes to the port on the last node, before kube-proxy sees it.
