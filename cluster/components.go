@@ -54,6 +54,11 @@ func discoverNodes(ctx context.Context, client kubernetes.Interface) ([]Node, er
 // the others': plain CNI plugins and one route per node, where the node image
 // brings no network of its own.
 func (b *bringUp) podNetwork(ctx context.Context, note func(string)) error {
+	if b.Isolated {
+		if err := keepNeighbours(); err != nil {
+			return err
+		}
+	}
 	if !b.Set.OwnCNI {
 		note("kindnet")
 		return nil

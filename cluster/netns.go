@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 
@@ -79,6 +80,26 @@ func ip(args ...string) error {
 	out, err := exec.Command("ip", args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// keepNeighbours has this namespace ask everybody again before it gives a
+// neighbour up. MetalLB moves an external address from node to node; whoever
+// knows the old node asks only that one, and then drops what it has to send.
+func keepNeighbours() error {
+	devices, err := filepath.Glob("/proc/sys/net/ipv4/neigh/*/mcast_resolicit")
+	if err != nil {
+		return err
+	}
+	for _, device := range devices {
+		// "default" is the machine's, and not for a namespace to change.
+		if filepath.Base(filepath.Dir(device)) == "default" {
+			continue
+		}
+		if err := os.WriteFile(device, []byte("3"), 0o600); err != nil {
+			return fmt.Errorf("keep neighbours: %w", err)
+		}
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -47,6 +48,9 @@ const (
 	// unreadable is how long istiod's store may refuse to be read before a proof does without: on a cluster that is not
 	// ours the debug endpoints may be off.
 	unreadable = 5 * time.Second
+
+	// silence is how long an external address may take to be announced.
+	silence = 10 * time.Second
 )
 
 func newLive(r *runner) *live { return &live{r: r, forwards: newForwards(r.config)} }
@@ -119,8 +123,35 @@ func (l *live) prove(ctx context.Context, e *Env) error {
 	}
 	if e.Case.Direct {
 		group.Go(func() error { return l.kubeProxy(groupCtx, e, want.token) })
+		group.Go(func() error { return announced(groupCtx, e.Objects) })
 	}
 	return group.Wait()
+}
+
+// announced waits until the external addresses of the fixture's Services answer at all, if only to refuse: a balancer
+// makes an address known some time after it is given. One that stays silent is for the check to judge.
+func announced(ctx context.Context, objs []*unstructured.Unstructured) error {
+	for _, o := range objs {
+		ingress, _, _ := unstructured.NestedSlice(o.Object, "status", "loadBalancer", "ingress")
+		ports, _, _ := unstructured.NestedSlice(o.Object, "spec", "ports")
+		if o.GetKind() != "Service" || len(ingress) == 0 || len(ports) == 0 {
+			continue
+		}
+		at, _ := ingress[0].(map[string]any)
+		first, _ := ports[0].(map[string]any)
+		ip, _, _ := unstructured.NestedString(at, "ip")
+		port, _, _ := unstructured.NestedInt64(first, "port")
+		limited, cancel := context.WithTimeout(ctx, silence)
+		_ = until(limited, "the address answers", func(ctx context.Context) (bool, error) {
+			conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", hostPort(ip, int(port)))
+			if err == nil {
+				return true, conn.Close()
+			}
+			return errors.Is(err, syscall.ECONNREFUSED), nil
+		})
+		cancel()
+	}
+	return ctx.Err()
 }
 
 // refresh reads the fixture's objects as they are.

@@ -90,9 +90,10 @@ func serviceCases() []Case {
 			Covers:  []string{"Service.spec.type=LoadBalancer", "Service.status.loadBalancer.ingress[].ip"},
 			Check:   checkLoadBalancer,
 			Controls: []Control{
-				{Break: "the type is ClusterIP, and the address given back", Fails: "no external address", Do: giveAddressBack},
 				{Break: "Service spec.selector.version=v1", Fails: "never answered: echo-v2"},
 				{Break: "Service spec.ports[0].port=81", Fails: "the external address: 200 on each of 1 requests, got "},
+				// Last: an address that is given back and taken again is not reached for a while.
+				{Break: "the type is ClusterIP, and the address given back", Fails: "no external address", Do: giveAddressBack},
 			},
 		},
 	}
