@@ -79,8 +79,8 @@ func (c Case) Resource() string {
 	return r
 }
 
-// allLabels are the case's labels and the implicit ones.
-func (c Case) allLabels() map[string]string {
+// AllLabels are the case's labels and the implicit ones.
+func (c Case) AllLabels() map[string]string {
 	out := map[string]string{"resource": strings.ToLower(c.Resource()), "serial": fmt.Sprint(c.Serial)}
 	for k, v := range c.Labels {
 		out[k] = v

@@ -66,7 +66,7 @@ func TestCases(t *testing.T) {
 	for _, c := range All() {
 		t.Run(c.Name, func(t *testing.T) {
 			feature := features.New(c.Name)
-			for k, v := range c.allLabels() {
+			for k, v := range c.AllLabels() {
 				feature = feature.WithLabel(k, v)
 			}
 			feature = feature.Assess("holds, and fails under every control", func(ctx context.Context, t *testing.T, _ *envconf.Config) context.Context {

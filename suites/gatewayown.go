@@ -6,7 +6,6 @@ package suites
 import (
 	"context"
 	"fmt"
-	"net"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -58,11 +57,7 @@ func (r *runner) makeGateway(ctx context.Context) error {
 	limited, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	return until(limited, "the run's own gateway answers", func(ctx context.Context) (bool, error) {
-		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", hostPort(gateway.Host, gateway.Ports["http"]))
-		if err != nil {
-			return false, err
-		}
-		return true, conn.Close()
+		return true, connects(ctx, gateway.Host, gateway.Ports["http"])
 	})
 }
 

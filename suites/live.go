@@ -143,11 +143,8 @@ func announced(ctx context.Context, objs []*unstructured.Unstructured) error {
 		port, _, _ := unstructured.NestedInt64(first, "port")
 		limited, cancel := context.WithTimeout(ctx, silence)
 		_ = until(limited, "the address answers", func(ctx context.Context) (bool, error) {
-			conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", hostPort(ip, int(port)))
-			if err == nil {
-				return true, conn.Close()
-			}
-			return errors.Is(err, syscall.ECONNREFUSED), nil
+			err := connects(ctx, ip, int(port))
+			return err == nil || errors.Is(err, syscall.ECONNREFUSED), nil
 		})
 		cancel()
 	}
@@ -402,6 +399,15 @@ func (l *live) kubeProxy(ctx context.Context, e *Env, token string) error {
 		}
 	}
 	return nil
+}
+
+// connects says whether a TCP server accepts at the address.
+func connects(ctx context.Context, host string, port int) error {
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", hostPort(host, port))
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 // dial says whether an HTTP server answers at the address.

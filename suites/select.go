@@ -79,7 +79,7 @@ func compileUsed(what, text string, cases []Case) (*regexp.Regexp, error) {
 }
 
 func hasLabels(c Case, want map[string]string) bool {
-	have := c.allLabels()
+	have := c.AllLabels()
 	for k, v := range want {
 		if have[k] != v {
 			return false

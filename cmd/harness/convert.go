@@ -5,8 +5,6 @@ package main
 
 import (
 	"fmt"
-	"maps"
-	"strconv"
 	"strings"
 
 	"k8s.io/client-go/rest"
@@ -62,13 +60,6 @@ func stepsOf(events []cluster.Event) []reports.Step {
 	return out
 }
 
-// labelsOf are a case's labels with those that every case has.
-func labelsOf(c suites.Case) map[string]string {
-	out := map[string]string{"resource": strings.ToLower(c.Resource()), "serial": strconv.FormatBool(c.Serial)}
-	maps.Copy(out, c.Labels)
-	return out
-}
-
 // restConfig is the way to the API server.
 func restConfig(kubeconfig, context string) (*rest.Config, error) {
 	rules := &clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}
@@ -82,7 +73,7 @@ func restConfig(kubeconfig, context string) (*rest.Config, error) {
 // caseOf is a result as the report keeps it.
 func caseOf(r suites.Result) reports.Case {
 	c := reports.Case{
-		Name: r.Case.Name, Resource: r.Case.Resource(), Doc: r.Case.Doc, Judged: r.Case.Judged, Covers: r.Case.Covers, Labels: labelsOf(r.Case),
+		Name: r.Case.Name, Resource: r.Case.Resource(), Doc: r.Case.Doc, Judged: r.Case.Judged, Covers: r.Case.Covers, Labels: r.Case.AllLabels(),
 		Outcome: string(r.Outcome), Reason: r.Reason, Attempt: r.Attempt, Started: r.Started, Seconds: r.Elapsed.Seconds(), Want: r.Want, Got: r.Got,
 	}
 	for _, p := range r.Phases {

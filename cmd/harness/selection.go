@@ -27,7 +27,7 @@ func (s *selectionFlags) add(cmd *cobra.Command) {
 	_ = cmd.RegisterFlagCompletionFunc("label", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		var pairs []string
 		for _, c := range suites.All() {
-			for k, v := range labelsOf(c) {
+			for k, v := range c.AllLabels() {
 				pairs = append(pairs, k+"="+v)
 			}
 		}
@@ -114,7 +114,7 @@ type controlInfo struct {
 
 func infoOf(c suites.Case) caseInfo {
 	info := caseInfo{
-		Name: c.Name, Resource: c.Resource(), Doc: c.Doc, Fixture: c.Fixture, Labels: labelsOf(c), Covers: c.Covers, Judged: c.Judged,
+		Name: c.Name, Resource: c.Resource(), Doc: c.Doc, Fixture: c.Fixture, Labels: c.AllLabels(), Covers: c.Covers, Judged: c.Judged,
 	}
 	for _, n := range c.Needs {
 		info.Needs = append(info.Needs, string(n))
