@@ -33,13 +33,14 @@ type Case struct {
 	Fixture   string            // file under fixtures/cases
 	Needs     []Capability      // unmet = skip
 	Labels    map[string]string // beside the implicit resource=<resource in lower case>
-	Covers    []string          // API fields (Kind.spec.path or Kind.spec.path=value) that the case asserts
+	Covers    []string          // API fields that the case asserts: see resolve
 	Workload  Workload
 	Injection bool          // Own only: the namespace gets sidecars
 	Mesh      bool          // the client pod with a sidecar is on the case's path
 	Direct    bool          // speaks to a ClusterIP or NodePort: kube-proxy must be proved live too
 	Serial    bool          // touches something shared (a fixed port, a node, the machine's CPU): runs alone
 	Judged    string        // mechanism, n, alpha and power
+	Samples   []Sample      // the parts of the judgement that chance can fool; none = exact, never a false alarm
 	Timeout   time.Duration // of apply, live and check together, and of each control; 0 = 2 minutes
 	// Prepare, when set, adds variables that are made for each attempt, such as a certificate; it runs before the fixture
 	// is loaded.
@@ -59,6 +60,21 @@ type Control struct {
 	Do    func(ctx context.Context, e *Env) error
 }
 
+// Sample is a judgement made on random draws. Alpha is the chance that a healthy cluster fails it; Power is the chance that
+// one whose probability is off by Shift (0 to 1) is seen.
+type Sample struct {
+	Of    string // what is counted
+	N     int    // draws
+	Alpha float64
+	Power float64
+	Shift float64
+}
+
+// covers is the sample of n draws after which each of so many pods must have answered.
+func covers(of string, pods, n int, alpha float64) Sample {
+	return Sample{Of: of, N: n, Alpha: alpha, Power: 1, Shift: 1 / float64(pods)}
+}
+
 // All returns every case, resource by resource.
 func All() []Case {
 	return slices.Concat(
@@ -71,6 +87,21 @@ func All() []Case {
 		podCases(),
 		pathCases(),
 	)
+}
+
+// The error rates that a case may have at most: alpha over all its samples together, and the power of each.
+const (
+	maxAlpha = 1e-6
+	minPower = 0.99
+)
+
+// Alpha bounds the chance that the case fails on a healthy cluster by bad luck, over all its samples.
+func (c Case) Alpha() float64 {
+	total := 0.0
+	for _, s := range c.Samples {
+		total += s.Alpha
+	}
+	return total
 }
 
 // Resource is the part of the name before the slash.
@@ -119,6 +150,22 @@ func Validate(fsys fs.FS, cases []Case) error {
 		}
 		if len(c.Covers) == 0 {
 			bad("Covers is empty: name the fields it asserts")
+		}
+		for _, entry := range c.Covers {
+			if err := resolve(entry); err != nil {
+				bad("%w", err)
+			}
+		}
+		for _, s := range c.Samples {
+			if s.Of == "" || s.N <= 0 || s.Alpha <= 0 || s.Alpha > maxAlpha || s.Power < minPower || s.Power > 1 || s.Shift <= 0 || s.Shift > 1 {
+				bad("sample %+v: want what is counted, n > 0, alpha up to %g, power from %g to 1 and a shift from 0 to 1", s, maxAlpha, minPower)
+			}
+		}
+		if alpha := c.Alpha(); alpha > maxAlpha*(1+1e-9) {
+			bad("its samples together have an alpha of %g, at most %g is allowed", alpha, maxAlpha)
+		}
+		if len(c.Samples) == 0 && strings.Contains(c.Judged, "alpha") {
+			bad("Judged speaks of alpha: say it in Samples")
 		}
 		if c.Check == nil {
 			bad("Check is nil")

@@ -44,12 +44,13 @@ func deploymentCases() []Case {
 			Fixture:  "deployment/replaces-killed-pod.yaml",
 			Workload: Own,
 			Covers: []string{
-				"Deployment.spec.replicas", "Deployment.spec.selector.matchLabels", "Deployment.spec.template.spec.terminationGracePeriodSeconds",
+				"Deployment.spec.replicas", "Deployment.spec.selector.matchLabels{}", "Deployment.spec.template.spec.terminationGracePeriodSeconds",
 				"Service.spec.publishNotReadyAddresses=false",
 			},
 			Judged: load + fmt.Sprintf("A new pod must be ready within %s. Then %d requests over fresh connections must reach every pod: chance misses one with a "+
 				"probability of at most 1e-6.", deploymentPatience, deploymentAnswers()),
-			Check: checkReplacesKilledPod,
+			Samples: []Sample{covers("pods reached in the end", deploymentReplicas, deploymentAnswers(), 1e-6)},
+			Check:   checkReplacesKilledPod,
 			Controls: []Control{
 				{Break: "Service spec.publishNotReadyAddresses=true", Fails: "requests lost"},
 				{Break: "a ResourceQuota leaves no room for another pod", Fails: "not replaced", Do: allowOnePod},
@@ -62,7 +63,7 @@ func deploymentCases() []Case {
 			Workload: Own,
 			Covers: []string{
 				"Deployment.spec.strategy.type=RollingUpdate", "Deployment.spec.strategy.rollingUpdate.maxUnavailable",
-				"Deployment.spec.strategy.rollingUpdate.maxSurge", "Deployment.spec.template.spec.containers[].readinessProbe.httpGet",
+				"Deployment.spec.strategy.rollingUpdate.maxSurge", "Deployment.spec.template.spec.containers[].readinessProbe.httpGet.path",
 			},
 			Judged: load + fmt.Sprintf("A watch gives every state of the set of pods: at each, at least %d are ready and at most %d there, exactly. Then %d requests "+
 				"over fresh connections are answered by the new version alone.", deploymentReplicas, deploymentReplicas+1, deploymentAnswers()),

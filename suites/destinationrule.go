@@ -18,7 +18,8 @@ const (
 	turnConnections = 4  // one after the other
 	turnPicks       = 12 // per connection
 
-	randomPicks = 60
+	// randomShift is the smallest deviation of an endpoint's third that matters.
+	randomShift = 0.2
 
 	hashKeys, hashRepeats = 40, 3
 
@@ -31,6 +32,10 @@ const (
 	poolLag      = 250 * time.Millisecond
 )
 
+func randomPicks() int { return stats.MultinomialPlan(thirds(), randomShift, routeAlpha, routePower) }
+
+func thirds() []float64 { return slices.Repeat([]float64{1.0 / turnEndpoints}, turnEndpoints) }
+
 func destinationRuleCases() []Case {
 	return []Case{
 		{
@@ -39,7 +44,7 @@ func destinationRuleCases() []Case {
 			Fixture: "destinationrule/round-robin.yaml",
 			Judged: fmt.Sprintf("exact: a kept connection is one Envoy worker with turns of its own, so any %d picks in a row are distinct; %d connections of %d requests, no false alarm; random picks look so with probability %.1g",
 				turnEndpoints, turnConnections, turnPicks, stats.CycleChance(turnPicks, turnEndpoints)),
-			Covers: []string{"DestinationRule.spec.trafficPolicy.loadBalancer.simple=ROUND_ROBIN", "DestinationRule.spec.subsets[].labels"},
+			Covers: []string{"DestinationRule.spec.trafficPolicy.loadBalancer.simple=ROUND_ROBIN", "DestinationRule.spec.subsets[].labels{}"},
 			Check:  checkTurns,
 			Controls: []Control{
 				{Break: "DestinationRule spec.trafficPolicy.loadBalancer.simple=RANDOM", Fails: "not a cycle"},
@@ -52,9 +57,10 @@ func destinationRuleCases() []Case {
 			Doc:     "RANDOM draws an endpoint for each request, every one with the same chance.",
 			Fixture: "destinationrule/random.yaml",
 			Judged: fmt.Sprintf("%d picks on one connection: each endpoint's count within its exact range (multinomial, alpha %g), and no cycle (probability %.1g)",
-				randomPicks, routeAlpha, stats.CycleChance(randomPicks, turnEndpoints)),
-			Covers: []string{"DestinationRule.spec.trafficPolicy.loadBalancer.simple=RANDOM"},
-			Check:  checkRandom,
+				randomPicks(), routeAlpha, stats.CycleChance(randomPicks(), turnEndpoints)),
+			Samples: []Sample{{Of: "picks of each endpoint", N: randomPicks(), Alpha: routeAlpha, Power: routePower, Shift: randomShift}},
+			Covers:  []string{"DestinationRule.spec.trafficPolicy.loadBalancer.simple=RANDOM"},
+			Check:   checkRandom,
 			Controls: []Control{
 				{Break: "DestinationRule spec.trafficPolicy.loadBalancer.simple=ROUND_ROBIN", Fails: "they take turns"},
 				{Break: "DestinationRule spec.subsets[0].labels.version=v2", Fails: "endpoints answered"},
@@ -159,7 +165,7 @@ func turns(picks []string) []Bar {
 }
 
 func checkRandom(ctx context.Context, e *Env) error {
-	picks, err := picksOn(ctx, e, randomPicks)
+	picks, err := picksOn(ctx, e, randomPicks())
 	if err != nil {
 		return err
 	}
@@ -167,21 +173,20 @@ func checkRandom(ctx context.Context, e *Env) error {
 	for _, p := range picks {
 		counts[p]++
 	}
-	want := fmt.Sprintf("%d random picks of %d endpoints", randomPicks, turnEndpoints)
+	want := fmt.Sprintf("%d random picks of %d endpoints", randomPicks(), turnEndpoints)
 	if len(counts) != turnEndpoints {
 		return mismatch(want, "%d endpoints answered", len(counts))
 	}
 	if stats.Cycle(picks, turnEndpoints, 1) == nil {
 		return mismatch(want, "they take turns")
 	}
-	probabilities := slices.Repeat([]float64{1.0 / turnEndpoints}, turnEndpoints)
-	ranges := stats.MultinomialRanges(randomPicks, probabilities, routeAlpha)
+	ranges := stats.MultinomialRanges(len(picks), thirds(), routeAlpha)
 	var bars []Bar
 	outside := false
 	for i, name := range sortedKeys(counts) {
 		r := ranges[i]
 		outside = outside || !r.Contains(counts[name])
-		bars = append(bars, Bar{Name: name, Count: float64(counts[name]), Low: float64(r.Low), High: float64(r.High), Expected: randomPicks * probabilities[i]})
+		bars = append(bars, Bar{Name: name, Count: float64(counts[name]), Low: float64(r.Low), High: float64(r.High), Expected: float64(len(picks)) / turnEndpoints})
 	}
 	if outside {
 		return &Mismatch{Want: want, Got: "a count out of its range", Distribution: bars}

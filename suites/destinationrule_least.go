@@ -27,6 +27,17 @@ func leastFew() int {
 	return low - 1
 }
 
+// leastSample takes a quarter more than the share that two draws give, for the moments when another pod is as busy.
+func leastSample() Sample {
+	const share = 1.25 / (turnEndpoints * turnEndpoints)
+	_, high := stats.BinomialRange(leastRequests, share, routeAlpha)
+	alpha := routeAlpha
+	if high > leastFew() {
+		alpha = 1
+	}
+	return Sample{Of: "answers of the slow pod", N: leastRequests, Alpha: alpha, Power: 1 - routeAlpha/2, Shift: 1.0/turnEndpoints - share}
+}
+
 func leastRequest() Case {
 	return Case{
 		Name:    "DestinationRule/LeastRequest",
@@ -34,8 +45,9 @@ func leastRequest() Case {
 		Fixture: "destinationrule/least-request.yaml",
 		Judged: fmt.Sprintf("open loop, %d requests at %g/s; one of %d pods takes %s for each. Envoy draws two and takes the less busy, so the slow one gets 1/%d when it is drawn twice and little more; it must get at most %d, which turns never give it and equal draws with a chance under %g",
 			leastRequests, leastRate, turnEndpoints, leastDelay, turnEndpoints*turnEndpoints, leastFew(), routeAlpha),
-		Covers: []string{"DestinationRule.spec.trafficPolicy.loadBalancer.simple=LEAST_REQUEST"},
-		Check:  checkLeastRequest,
+		Samples: []Sample{leastSample()},
+		Covers:  []string{"DestinationRule.spec.trafficPolicy.loadBalancer.simple=LEAST_REQUEST"},
+		Check:   checkLeastRequest,
 		Controls: []Control{
 			{Break: "DestinationRule spec.trafficPolicy.loadBalancer.simple=ROUND_ROBIN", Fails: "the slow pod is not spared"},
 			{Break: "DestinationRule spec.trafficPolicy.loadBalancer.simple=RANDOM", Fails: "the slow pod is not spared"},

@@ -98,6 +98,15 @@ func parts(shares []share) []float64 {
 	return out
 }
 
+// splitSample is the split as a case's Sample.
+func splitSample(shares []share, shift float64) Sample {
+	var of []string
+	for _, s := range shares {
+		of = append(of, s.of)
+	}
+	return Sample{Of: "parts of " + strings.Join(of, ", "), N: splitCount(shares, shift), Alpha: routeAlpha, Power: routePower, Shift: shift}
+}
+
 // judgedBySplit says how a split is judged.
 func judgedBySplit(shares []share, shift float64) string {
 	return fmt.Sprintf("exact binomial ranges of %d independent draws over all parts together: alpha %g, power %g for a part that is off by %g; anything else is a failure",

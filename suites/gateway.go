@@ -23,7 +23,7 @@ func gatewayCases() []Case {
 			Judged: fmt.Sprintf("exact: %d requests to the host, each answered by a ready pod that names itself; then %s",
 				gatewayHTTPCount, judgedExactly(len(otherHosts(sampleEnv())))),
 			Covers: []string{
-				"Gateway.spec.selector", "Gateway.spec.servers[].hosts[]", "Gateway.spec.servers[].port.number", "Gateway.spec.servers[].port.protocol=HTTP",
+				"Gateway.spec.selector{}", "Gateway.spec.servers[].hosts[]", "Gateway.spec.servers[].port.number", "Gateway.spec.servers[].port.protocol=HTTP",
 				"VirtualService.spec.gateways[]", "VirtualService.spec.hosts[]",
 			},
 			Check: checkGatewayHTTP,

@@ -66,11 +66,11 @@ func hpaCases() []Case {
 		Serial:   true,
 		Timeout:  5 * time.Minute,
 		Covers: []string{
-			"HorizontalPodAutoscaler.spec.scaleTargetRef", "HorizontalPodAutoscaler.spec.minReplicas", "HorizontalPodAutoscaler.spec.maxReplicas",
+			"HorizontalPodAutoscaler.spec.scaleTargetRef.name", "HorizontalPodAutoscaler.spec.minReplicas", "HorizontalPodAutoscaler.spec.maxReplicas",
 			"HorizontalPodAutoscaler.spec.metrics[].type=Resource", "HorizontalPodAutoscaler.spec.metrics[].resource.name=cpu",
 			"HorizontalPodAutoscaler.spec.metrics[].resource.target.averageUtilization",
-			"HorizontalPodAutoscaler.spec.behavior.scaleUp.stabilizationWindowSeconds", "HorizontalPodAutoscaler.spec.behavior.scaleUp.policies",
-			"Deployment.spec.template.spec.containers[].resources.requests",
+			"HorizontalPodAutoscaler.spec.behavior.scaleUp.stabilizationWindowSeconds", "HorizontalPodAutoscaler.spec.behavior.scaleUp.policies[].value",
+			"Deployment.spec.template.spec.containers[].resources.requests{}",
 		},
 		Judged: fmt.Sprintf("Each status that the controller writes has its metric and its decision: with all pods measured, desired is exactly "+
 			"ceil(pods × metric / %d %%), unchanged within the tolerance of %g, at least %d and at most %d; while new pods are not measured yet it lies between the "+
@@ -78,7 +78,8 @@ func hpaCases() []Case {
 			"No request is lost. Then n = %d fresh connections: the counts of %d pods lie in their multinomial ranges (α = 1e-6; power 0.99 to see a pod with a quarter "+
 			"of its share). The maximum is %d and not ten, because ten pods on a machine of two processors would time the start of pods, not the autoscaler.",
 			hpaTarget, hpaTolerance, hpaMin, hpaMax, milli(hpaSmallRate, hpaSmallBurn), hpaAnswers(), hpaMax, hpaMax),
-		Check: checkScaleOut,
+		Samples: []Sample{{Of: "answers of each pod at the maximum", N: hpaAnswers(), Alpha: 1e-6, Power: 0.99, Shift: hpaShareShift}},
+		Check:   checkScaleOut,
 		Controls: []Control{
 			{Break: "HorizontalPodAutoscaler spec.maxReplicas=2", Fails: "did not scale out"},
 			{Break: "HorizontalPodAutoscaler spec.metrics[0].resource.target.averageUtilization=10000", Fails: "did not scale out"},

@@ -32,9 +32,9 @@ func pathCases() []Case {
 			Fixture:  "path/whole-path.yaml",
 			Workload: Own,
 			Covers: []string{
-				"Gateway.spec.servers[].hosts", "Gateway.spec.selector", "VirtualService.spec.gateways", "VirtualService.spec.http[].route[].destination.subset",
-				"VirtualService.spec.http[].route[].headers.response.set", "DestinationRule.spec.subsets[].labels", "Service.spec.selector",
-				"HorizontalPodAutoscaler.spec.scaleTargetRef", "HorizontalPodAutoscaler.spec.minReplicas",
+				"Gateway.spec.servers[].hosts[]", "Gateway.spec.selector{}", "VirtualService.spec.gateways[]", "VirtualService.spec.http[].route[].destination.subset",
+				"VirtualService.spec.http[].route[].headers.response.set{}", "DestinationRule.spec.subsets[].labels{}", "Service.spec.selector{}",
+				"HorizontalPodAutoscaler.spec.scaleTargetRef.name", "HorizontalPodAutoscaler.spec.minReplicas",
 			},
 			Judged: "Exactly, one request (n = 1, nothing is random): the gateway's pod as the peer, its route, cluster and upstream address as it wrote them into the " +
 				"answer, the address in the Service's EndpointSlice, the pod's own account of itself, its labels, its owners by UID up to the Deployment, and the " +

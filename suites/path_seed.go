@@ -37,7 +37,7 @@ const (
 	seedPatience = 30 * time.Second
 )
 
-func seedAnswers() int { return stats.CoverPlan(seedPods, 1e-6) }
+func seedAnswers() int { return stats.CoverPlan(seedPods, 1e-7) }
 
 func seedCase() Case {
 	return Case{
@@ -59,7 +59,8 @@ func seedCase() Case {
 			"for the node port, must reach all %d pods; chance misses one with at most 1e-6. A load of %d/s through the gateway while the types change loses exactly "+
 			"nothing. The API server refuses autoscaling/v2beta2 and the same object as v2 gets a CPU figure and ScalingActive=True.",
 			seedCycle, stats.CycleChance(seedCycle, seedPods), seedAnswers(), seedPods, seedRate),
-		Check: checkSeed,
+		Samples: []Sample{covers("pods reached by each type of the Service (n for each address; alpha for up to ten)", seedPods, seedAnswers(), 1e-6)},
+		Check:   checkSeed,
 		Controls: []Control{
 			{Break: "VirtualService spec.http[0].match[0].uri.prefix=/elsewhere", Fails: "404"},
 			{Break: "DestinationRule spec.trafficPolicy.loadBalancer.simple=RANDOM", Fails: "not a cycle"},

@@ -24,7 +24,7 @@ const (
 )
 
 // readinessAnswers is how many requests a pod that is still in the rotation would stay silent for, with a chance of 1e-6.
-func readinessAnswers() int { return stats.CoverPlan(readinessPods, 1e-6) }
+func readinessAnswers() int { return stats.CoverPlan(readinessPods, 1e-6/2) }
 
 func podCases() []Case {
 	return []Case{{
@@ -35,8 +35,9 @@ func podCases() []Case {
 		Direct:   true,
 		Judged: fmt.Sprintf("exact: none of %d answers each by gateway and by cluster address is the pod's (one still among %d would be missed with a chance of 1e-6); then every pod answers; kubelet has %s for each change",
 			readinessAnswers(), readinessPods, readinessLimit),
-		Covers: []string{"Pod.spec.containers[].readinessProbe.httpGet", "Pod.spec.containers[].readinessProbe.failureThreshold", "Pod.status.conditions[]"},
-		Check:  checkReadiness,
+		Covers:  []string{"Pod.spec.containers[].readinessProbe.httpGet.path", "Pod.spec.containers[].readinessProbe.failureThreshold", "Pod.status.conditions[].status"},
+		Samples: []Sample{covers("pods reached in the end, by gateway and by cluster address", readinessPods, readinessAnswers(), 1e-6)},
+		Check:   checkReadiness,
 		Controls: []Control{
 			{Break: "Deployment spec.template.spec.containers[0].readinessProbe=", Fails: "is not ready within"},
 			{Break: "Deployment spec.template.spec.containers[0].readinessProbe.httpGet.path=/healthz", Fails: "is not ready within"},

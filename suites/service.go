@@ -22,8 +22,9 @@ import (
 
 const (
 	// servicePods is how many pods of the pool a Service with app=echo has.
-	servicePods  = 5
-	serviceAlpha = 1e-6
+	servicePods = 5
+	// serviceAlpha is that of one address; a case that asks at each node's has room for ten of them.
+	serviceAlpha = maxAlpha / 10
 	// knock is how long one try at an address that may be silent takes.
 	knock = time.Second
 )
@@ -35,6 +36,11 @@ func judgedByCover(from string) string {
 	return fmt.Sprintf("every one of %d pods answers, over %d fresh connections %s (kube-proxy draws a pod for each; alpha %g)", servicePods, serviceAnswers(), from, serviceAlpha)
 }
 
+// serviceSamples are those of a case that covers the pods from up to ten nodes.
+func serviceSamples(from string) []Sample {
+	return []Sample{covers("pods reached from "+from+" (n for each; alpha for ten nodes)", servicePods, serviceAnswers(), 10*serviceAlpha)}
+}
+
 func serviceCases() []Case {
 	return []Case{
 		{
@@ -42,8 +48,9 @@ func serviceCases() []Case {
 			Doc:     "A cluster address takes connections from every node to every ready pod, by each port's name.",
 			Fixture: "service/cluster-ip.yaml",
 			Direct:  true,
+			Samples: serviceSamples("a pod on each node"),
 			Judged:  judgedByCover("from a pod on each node") + "; the second port exactly",
-			Covers:  []string{"Service.spec.selector", "Service.spec.ports[].port", "Service.spec.ports[].targetPort", "Service.spec.type=ClusterIP"},
+			Covers:  []string{"Service.spec.selector{}", "Service.spec.ports[].port", "Service.spec.ports[].targetPort", "Service.spec.type=ClusterIP"},
 			Check:   checkClusterIP,
 			Controls: []Control{
 				{Break: "Service spec.selector.version=v1", Fails: "never answered: echo-v2"},
@@ -71,6 +78,7 @@ func serviceCases() []Case {
 			Needs:   []Capability{NodeAccess, NodeExec, ManyNodes},
 			Direct:  true,
 			Serial:  true, // the port is one for the whole cluster
+			Samples: serviceSamples("the node port of each node"),
 			Judged:  judgedByCover(fmt.Sprintf("to port %d of each node from outside", seedNodePort)) + "; the chosen port, the cluster address and a port that no Service has exactly",
 			Covers:  []string{"Service.spec.type=NodePort", "Service.spec.ports[].nodePort"},
 			Check:   checkNodePort,
@@ -86,6 +94,7 @@ func serviceCases() []Case {
 			Fixture: "service/load-balancer.yaml",
 			Needs:   []Capability{LoadBalancer, NodeAccess},
 			Direct:  true,
+			Samples: serviceSamples("the external address"),
 			Judged:  judgedByCover("to the address from outside") + "; the node port on each node and the cluster address exactly",
 			Covers:  []string{"Service.spec.type=LoadBalancer", "Service.status.loadBalancer.ingress[].ip"},
 			Check:   checkLoadBalancer,

@@ -76,8 +76,8 @@ func virtualServiceMatches() []Case {
 			Doc:     "A header's value is matched exactly, by its beginning, by a regular expression or by its absence.",
 			Fixture: "virtualservice/header-match.yaml",
 			Covers: []string{
-				"VirtualService.spec.http[].match[].headers.exact", "VirtualService.spec.http[].match[].headers.prefix",
-				"VirtualService.spec.http[].match[].headers.regex", "VirtualService.spec.http[].match[].withoutHeaders",
+				"VirtualService.spec.http[].match[].headers{}.exact", "VirtualService.spec.http[].match[].headers{}.prefix",
+				"VirtualService.spec.http[].match[].headers{}.regex", "VirtualService.spec.http[].match[].withoutHeaders{}.exact",
 			},
 			Controls: []Control{
 				{Break: "VirtualService spec.http[0].match[0].headers.x-kind={prefix: gold}", Fails: "more than the value: v1 instead of 404"},
@@ -106,8 +106,8 @@ func virtualServiceMatches() []Case {
 			Doc:     "Method, query, authority, scheme and port are matched; conditions of one match are all needed, of several matches one is.",
 			Fixture: "virtualservice/request-match.yaml",
 			Covers: []string{
-				"VirtualService.spec.http[].match[].method", "VirtualService.spec.http[].match[].queryParams", "VirtualService.spec.http[].match[].authority",
-				"VirtualService.spec.http[].match[].scheme", "VirtualService.spec.http[].match[].port", "VirtualService.spec.http[].match[]",
+				"VirtualService.spec.http[].match[].method.exact", "VirtualService.spec.http[].match[].queryParams{}.exact", "VirtualService.spec.http[].match[].authority.exact",
+				"VirtualService.spec.http[].match[].scheme.exact", "VirtualService.spec.http[].match[].port",
 			},
 			Controls: []Control{
 				{Break: "VirtualService spec.http[0].match[0].method=", Fails: "another method: v1 instead of 404"},
@@ -139,7 +139,7 @@ func virtualServiceMatches() []Case {
 			Name:    "VirtualService/Order",
 			Doc:     "Of several rules that match, the first one counts, and the one without conditions takes the rest.",
 			Fixture: "virtualservice/order.yaml",
-			Covers:  []string{"VirtualService.spec.http[]", "VirtualService.spec.http[].match[]"},
+			Covers:  []string{"VirtualService.spec.http[].match[].uri.prefix"},
 			Controls: []Control{
 				{
 					Break: "VirtualService spec.http[0].match[0].uri.prefix=/a; VirtualService spec.http[1].match[0].uri.prefix=/a/b",
@@ -217,7 +217,7 @@ func virtualServiceMesh() Case {
 		Needs:   []Capability{Injection},
 		Mesh:    true,
 		Covers: []string{
-			"VirtualService.spec.gateways[]=mesh", "VirtualService.spec.http[].match[].sourceLabels", "VirtualService.spec.http[].match[].sourceNamespace",
+			"VirtualService.spec.gateways[]=mesh", "VirtualService.spec.http[].match[].sourceLabels{}", "VirtualService.spec.http[].match[].sourceNamespace",
 		},
 		Controls: []Control{
 			{Break: "VirtualService spec.http[0].match[0].sourceLabels.role=plain", Fails: "the client's label: v3 instead of v1"},

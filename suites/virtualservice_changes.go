@@ -200,8 +200,8 @@ func virtualServiceHeaders() Case {
 		Doc:     "Headers are set, added and removed on requests and on answers, and others stay.",
 		Fixture: "virtualservice/headers.yaml",
 		Covers: []string{
-			"VirtualService.spec.http[].headers.request.set", "VirtualService.spec.http[].headers.request.add", "VirtualService.spec.http[].headers.request.remove",
-			"VirtualService.spec.http[].headers.response.set", "VirtualService.spec.http[].headers.response.add", "VirtualService.spec.http[].headers.response.remove",
+			"VirtualService.spec.http[].headers.request.set{}", "VirtualService.spec.http[].headers.request.add{}", "VirtualService.spec.http[].headers.request.remove[]",
+			"VirtualService.spec.http[].headers.response.set{}", "VirtualService.spec.http[].headers.response.add{}", "VirtualService.spec.http[].headers.response.remove[]",
 		},
 		Controls: []Control{
 			{Break: "VirtualService spec.http[0].headers.request.set=", Fails: `with them: arrives with X-Set "old" instead of "new"`},
@@ -240,8 +240,8 @@ func virtualServiceCORS() Case {
 		Doc:     "Pages of the allowed origin learn what they may do, from the gateway itself in a preflight, and pages of other origins do not.",
 		Fixture: "virtualservice/cors.yaml",
 		Covers: []string{
-			"VirtualService.spec.http[].corsPolicy.allowOrigins", "VirtualService.spec.http[].corsPolicy.allowMethods", "VirtualService.spec.http[].corsPolicy.allowHeaders",
-			"VirtualService.spec.http[].corsPolicy.exposeHeaders", "VirtualService.spec.http[].corsPolicy.maxAge", "VirtualService.spec.http[].corsPolicy.allowCredentials",
+			"VirtualService.spec.http[].corsPolicy.allowOrigins[].exact", "VirtualService.spec.http[].corsPolicy.allowMethods[]", "VirtualService.spec.http[].corsPolicy.allowHeaders[]",
+			"VirtualService.spec.http[].corsPolicy.exposeHeaders[]", "VirtualService.spec.http[].corsPolicy.maxAge", "VirtualService.spec.http[].corsPolicy.allowCredentials",
 		},
 		Controls: []Control{
 			{Break: "VirtualService spec.http[0].corsPolicy=", Fails: "preflight of the origin: v1 instead of 200"},

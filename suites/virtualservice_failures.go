@@ -171,6 +171,7 @@ func virtualServiceFaultAbort() Case {
 		Doc:     "An abort of 100 percent answers every request without the backend, one of 30 percent so many of them, and one for another path none.",
 		Fixture: "virtualservice/fault-abort.yaml",
 		Judged:  fmt.Sprintf("exact for 100 percent and for none, %d requests each, counted at the backends too; for 30 percent %s", exact, judgedBySplit(shares, shift)),
+		Samples: []Sample{splitSample(shares, shift)},
 		Covers:  []string{"VirtualService.spec.http[].fault.abort.httpStatus", "VirtualService.spec.http[].fault.abort.percentage.value"},
 		Check: func(ctx context.Context, e *Env) error {
 			prefix := e.Prefix()

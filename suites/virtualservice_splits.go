@@ -33,7 +33,8 @@ func virtualServiceWeights() Case {
 		Doc:     "Each request goes to one of two subsets with the probability that is its weight, and to no third.",
 		Fixture: "virtualservice/weights-80-20.yaml",
 		Judged:  judgedBySplit(shares, shift),
-		Covers:  []string{"VirtualService.spec.http[].route[].weight", "VirtualService.spec.http[].route[].destination.subset", "DestinationRule.spec.subsets[].labels"},
+		Samples: []Sample{splitSample(shares, shift)},
+		Covers:  []string{"VirtualService.spec.http[].route[].weight", "VirtualService.spec.http[].route[].destination.subset", "DestinationRule.spec.subsets[].labels{}"},
 		Check: func(ctx context.Context, e *Env) error {
 			xs, err := burst(ctx, e, "/", splitCount(shares, shift))
 			if err != nil {
@@ -82,7 +83,8 @@ func virtualServiceThreeWays() Case {
 		Doc:     "Three subsets share the requests by their weights, and each branch sets its own header on its answers.",
 		Fixture: "virtualservice/weights-three-ways.yaml",
 		Judged:  judgedBySplit(shares, shift) + "; headers exactly",
-		Covers:  []string{"VirtualService.spec.http[].route[].weight", "VirtualService.spec.http[].route[].headers.response.set"},
+		Samples: []Sample{splitSample(shares, shift)},
+		Covers:  []string{"VirtualService.spec.http[].route[].weight", "VirtualService.spec.http[].route[].headers.response.set{}"},
 		Check: func(ctx context.Context, e *Env) error {
 			xs, err := burst(ctx, e, "/", splitCount(shares, shift))
 			if err != nil {
@@ -117,6 +119,7 @@ func virtualServiceMirror() Case {
 		Fixture: "virtualservice/mirror.yaml",
 		Judged: fmt.Sprintf("counted at the backends: of %d requests each copied once, of %d none, exactly; of %d by an exact binomial range: alpha %g, power %g for a part off by %g",
 			mirrorCount, mirrorCount, count, routeAlpha, routePower, shift),
+		Samples: []Sample{{Of: "copies of requests to /some", N: count, Alpha: routeAlpha, Power: routePower, Shift: shift}},
 		Covers: []string{
 			"VirtualService.spec.http[].mirror.host", "VirtualService.spec.http[].mirror.subset", "VirtualService.spec.http[].mirrorPercentage.value",
 		},

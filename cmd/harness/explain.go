@@ -42,6 +42,12 @@ func (a *app) explain(c suites.Case) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n  %s\n", c.Name, c.Doc)
 	fmt.Fprintf(&b, "\nHow it is judged\n  %s\n", info.Judged)
+	for _, s := range c.Samples {
+		fmt.Fprintf(&b, "  sample: %s: n %d, alpha %g, power %.8g, smallest shift seen %.3g\n", s.Of, s.N, s.Alpha, s.Power, s.Shift)
+	}
+	if len(c.Samples) == 0 {
+		fmt.Fprintf(&b, "  sample: none: nothing in the verdict is left to chance, alpha 0\n")
+	}
 	fmt.Fprintf(&b, "\nHow it is proved able to fail: after a pass each of these is done to the live fixture, and the check must fail for the reason given\n")
 	for _, k := range info.Controls {
 		fmt.Fprintf(&b, "  %s\n    must say: %s\n", k.Break, k.Fails)
