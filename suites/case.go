@@ -85,7 +85,9 @@ func All() []Case {
 		deploymentCases(),
 		hpaCases(),
 		podCases(),
+		meshCases(),
 		pathCases(),
+		pathChanges(),
 	)
 }
 

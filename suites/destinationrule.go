@@ -37,6 +37,10 @@ func randomPicks() int { return stats.MultinomialPlan(thirds(), randomShift, rou
 func thirds() []float64 { return slices.Repeat([]float64{1.0 / turnEndpoints}, turnEndpoints) }
 
 func destinationRuleCases() []Case {
+	return slices.Concat(destinationRulePlain(), destinationRuleBalance(), destinationRuleLimits(), destinationRuleTLS())
+}
+
+func destinationRulePlain() []Case {
 	return []Case{
 		{
 			Name:    "DestinationRule/RoundRobin",

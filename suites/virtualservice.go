@@ -11,7 +11,7 @@ import (
 )
 
 func virtualServiceCases() []Case {
-	return slices.Concat(virtualServiceMatches(), virtualServiceSplits(), virtualServiceFailures(), virtualServiceChanges())
+	return slices.Concat(virtualServiceMatches(), virtualServiceSplits(), virtualServiceFailures(), virtualServiceChanges(), virtualServiceMore(), virtualServiceStreams())
 }
 
 // virtualServiceMatches are the cases about which rule a request takes.
