@@ -48,8 +48,8 @@ build: ## build bin/harness, a static binary
 image: build ## write harness's own container image to bin/harness-image.tar
 	$(BIN)/harness image $(BIN)/harness-image.tar
 
-docs: ## write docs/CLI.md again from the commands
-	$(GO) test ./cmd/harness -run '^TestCLIReference$$' -update
+docs: ## write the generated pages of docs/ again
+	$(GO) test ./cmd/harness -run '^TestGeneratedPages$$' -update
 
 pin: ## write the generated manifests and checksums again from the pinned versions
 	$(GO) generate ./...

@@ -46,6 +46,9 @@ func Console(w io.Writer, r Run, color bool) error {
 		fmt.Fprintf(&b, "; %s", seconds(d.Seconds()))
 	}
 	fmt.Fprintf(&b, "; seed %d\n", r.Seed)
+	if facts := certainty(r); len(facts) > 0 {
+		fmt.Fprintf(&b, "%s\n", strings.Join(facts, "; "))
+	}
 	verdict := firstLine(r.Verdict, "no verdict")
 	fmt.Fprintf(&b, "%s: %s\n", paint(r.Verdict, symbol(r.Verdict)+" "+strings.ToUpper(verdict)), firstLine(r.Reason, "no reason was given"))
 	if _, err := io.WriteString(w, b.String()); err != nil {

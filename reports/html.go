@@ -64,7 +64,7 @@ func HTML(w io.Writer, r Run) error {
 		Script:  template.JS(pageScript), //nolint:gosec // our own file
 		Policy:  "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; base-uri 'none'; form-action 'none'",
 		Word:    firstLine(r.Verdict, "no verdict"),
-		Facts:   append(fingerprint(r), fact{"Seed", fmt.Sprint(r.Seed)}),
+		Facts:   append(append(fingerprint(r), fact{"Seed", fmt.Sprint(r.Seed)}), certaintyFacts(r)...),
 		Outside: append(prefixed("error: ", r.Errors), prefixed("leak: ", r.Leaks)...),
 		Steps:   waterfall(r.BringUp),
 	}

@@ -40,6 +40,12 @@ func Markdown(w io.Writer, r Run) error {
 		return fmt.Sprintf("| %s | %s | %d | %d | %d | %d | %s | %s | %s | %s |\n", mdText(firstLine(l.Name, "")), mdText(firstLine(l.Verdict, "")),
 			l.Planned, l.Sent, l.Unsent, l.Errors, millis(l.P50), millis(l.P90), millis(l.P99), millis(l.Max))
 	})
+	mdTable(m, "## Fields of the APIs\n\n| Kind | Asserted | Used only | Absent | Part asserted |\n|---|---:|---:|---:|---:|\n", r.Coverage, func(c Coverage) string {
+		return fmt.Sprintf("| %s | %d | %d | %d | %s |\n", mdText(firstLine(c.Kind, "")), c.Asserted, c.Used, c.Absent, c.Part())
+	})
+	mdTable(m, "## Slowest cases\n\n| Case | Time | Where it went |\n|---|---:|---|\n", slowest(r.Cases), func(c Case) string {
+		return fmt.Sprintf("| %s | %s | %s |\n", mdText(caseTitle(c)), seconds(c.Seconds), mdText(spent(c)))
+	})
 	mdTable(m, "## Bring-up\n\n| Step | Outcome | Time | Detail |\n|---|---|---:|---|\n", r.BringUp, func(s Step) string {
 		name := mdText(firstLine(s.Name, "unnamed"))
 		if s.Parent != "" {
@@ -99,6 +105,7 @@ func mdFacts(r Run) string {
 	for _, f := range fingerprint(r) {
 		facts = append(facts, f.Name+" "+mdText(middle(f.Value, 200)))
 	}
+	facts = append(facts, certainty(r)...)
 	if s := stamp(r.Started); s != "" {
 		facts = append(facts, "started "+s)
 	}

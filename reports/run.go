@@ -70,6 +70,12 @@ type Run struct {
 	BringUp     []Step      `json:"bringUp,omitempty"`
 	Cases       []Case      `json:"cases"`
 	Totals      Totals      `json:"totals"`
+	// Alpha bounds the chance that a healthy cluster fails this run by bad luck: the sum over all judged cases. Settle fills it.
+	Alpha float64 `json:"alpha,omitempty"`
+	// Live is how long it took from a change applied to its proof on every proxy, over all cases and controls. Settle fills it.
+	Live *Durations `json:"live,omitempty"`
+	// Coverage says what the cases that passed assert of the APIs' fields, kind by kind.
+	Coverage []Coverage `json:"coverage,omitempty"`
 	// Leaks are the things the run made and could not remove, one line each.
 	Leaks []string `json:"leaks,omitempty"`
 	// Errors are what went wrong outside any case (bring-up, clean-up, evidence that could not be kept), one line each.
@@ -125,6 +131,8 @@ type Case struct {
 	Phases []Phase `json:"phases,omitempty"`
 	// Judged says how the verdict was reached: the test, its α, n and power.
 	Judged string `json:"judged,omitempty"`
+	// Samples are the parts of the judgement that chance can fool; none means that the verdict is exact.
+	Samples []Sample `json:"samples,omitempty"`
 	// Covers lists the API fields the case exercises: "DestinationRule.spec.host".
 	Covers   []string          `json:"covers,omitempty"`
 	Labels   map[string]string `json:"labels,omitempty"`
@@ -158,6 +166,49 @@ type Control struct {
 	Got     string  `json:"got,omitempty"`
 	Reason  string  `json:"reason,omitempty"`
 	Seconds float64 `json:"seconds,omitempty"`
+	// Live is how many seconds it took until every proxy was proved to serve the break; 0 if it was never proved.
+	Live float64 `json:"live,omitempty"`
+}
+
+// Sample is one judgement made on N random draws of what Of names. Alpha is the chance that a healthy cluster fails it, Power
+// that one whose probability is off by Shift is seen.
+type Sample struct {
+	Of    string  `json:"of"`
+	N     int     `json:"n"`
+	Alpha float64 `json:"alpha"`
+	Power float64 `json:"power"`
+	Shift float64 `json:"shift"`
+}
+
+// Durations is a distribution of times, in seconds.
+type Durations struct {
+	N   int     `json:"n"`
+	P50 float64 `json:"p50"`
+	P90 float64 `json:"p90"`
+	Max float64 `json:"max"`
+}
+
+// States of a field.
+const (
+	Asserted = "asserted" // a case fails when the field is not obeyed
+	Used     = "used"     // a manifest sets it, no case asserts it
+	Absent   = "absent"   // no manifest sets it
+)
+
+// Coverage is what the cases make of one kind's fields.
+type Coverage struct {
+	Kind     string  `json:"kind"`
+	Asserted int     `json:"asserted"`
+	Used     int     `json:"used"`
+	Absent   int     `json:"absent"`
+	Fields   []Field `json:"fields,omitempty"`
+}
+
+// Field is one leaf field of an API and the cases that assert it, or else use it.
+type Field struct {
+	Path  string   `json:"path"`
+	State string   `json:"state" jsonschema:"enum=asserted,enum=used,enum=absent"`
+	Cases []string `json:"cases,omitempty"`
 }
 
 // Bar is one row of a distribution. Counts are requests or connections. Low and High are the inclusive band in which

@@ -5,6 +5,7 @@ package reports
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -37,12 +38,43 @@ func Tally(cases []Case) Totals {
 	return t
 }
 
-// Settle fills APIVersion, Kind, Totals, Verdict, Exit and Reason from the rest. The order of the rules is the order of what a
+// liveTimes is the distribution of the times from a change to its proof; nil when nothing was proved.
+func liveTimes(cases []Case) *Durations {
+	var times []float64
+	for _, c := range cases {
+		for _, p := range c.Phases {
+			if p.Name == "live" {
+				times = append(times, p.Seconds)
+			}
+		}
+		for _, k := range c.Controls {
+			if k.Live > 0 {
+				times = append(times, k.Live)
+			}
+		}
+	}
+	if len(times) == 0 {
+		return nil
+	}
+	slices.Sort(times)
+	at := func(q float64) float64 { return times[int(q*float64(len(times)-1)+0.5)] }
+	return &Durations{N: len(times), P50: at(0.5), P90: at(0.9), Max: times[len(times)-1]}
+}
+
+// Settle fills APIVersion, Kind, Totals, Alpha, Live, Verdict, Exit and Reason from the rest. The order of the rules is the order of what a
 // reader must act on: a product that does not hold, a run that was stopped, a run that could not judge. Nothing empty passes.
 // It may be called again after the run has grown.
 func (r *Run) Settle() {
 	r.APIVersion, r.Kind = APIVersion, Kind
 	r.Totals = Tally(r.Cases)
+	r.Alpha, r.Live = 0, liveTimes(r.Cases)
+	for _, c := range r.Cases {
+		if outcome(c) != Skip && outcome(c) != Error {
+			for _, s := range c.Samples {
+				r.Alpha += s.Alpha
+			}
+		}
+	}
 	t := r.Totals
 	ran := len(r.Cases) - t.Skip
 	switch {

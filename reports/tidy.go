@@ -10,6 +10,12 @@ import "math"
 func tidy(r Run) Run {
 	r.BringUp = each(r.BringUp, func(s *Step) bool { s.Seconds = finite(s.Seconds); return true })
 	r.Totals.KillRate = finite(r.Totals.KillRate)
+	r.Alpha = finite(r.Alpha)
+	if r.Live != nil {
+		d := *r.Live
+		d.P50, d.P90, d.Max = finite(d.P50), finite(d.P90), finite(d.Max)
+		r.Live = &d
+	}
 	r.Cases = append([]Case{}, r.Cases...)
 	for i := range r.Cases {
 		r.Cases[i] = tidyCase(r.Cases[i])
@@ -20,7 +26,14 @@ func tidy(r Run) Run {
 func tidyCase(c Case) Case {
 	c.Seconds = finite(c.Seconds)
 	c.Phases = each(c.Phases, func(p *Phase) bool { p.Seconds = finite(p.Seconds); return true })
-	c.Controls = each(c.Controls, func(k *Control) bool { k.Seconds = finite(k.Seconds); return true })
+	c.Controls = each(c.Controls, func(k *Control) bool {
+		k.Seconds, k.Live = finite(k.Seconds), finite(k.Live)
+		return true
+	})
+	c.Samples = each(c.Samples, func(s *Sample) bool {
+		s.Alpha, s.Power, s.Shift = finite(s.Alpha), finite(s.Power), finite(s.Shift)
+		return true
+	})
 	c.Distribution = each(c.Distribution, func(b *Bar) bool {
 		b.Count, b.Low, b.High, b.Expected = finite(b.Count), finite(b.Low), finite(b.High), finite(b.Expected)
 		return true

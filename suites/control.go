@@ -27,9 +27,11 @@ func (r *runner) control(ctx context.Context, e *Env, c Control, more bool) Cont
 		if err := r.breakIt(ctx, e, c); err != nil {
 			return fmt.Errorf("break: %w", err)
 		}
+		broken := time.Now()
 		if err := r.live.prove(ctx, e); err != nil {
 			return fmt.Errorf("prove the break live: %w", err)
 		}
+		out.Live = time.Since(broken)
 		err := check(ctx, e)
 		e.take() // figures of a broken system are nobody's result
 		m := asMismatch(err)

@@ -55,6 +55,7 @@ type ControlResult struct {
 	Got          string // what the check said
 	Reason       string // why it is not a catch
 	Elapsed      time.Duration
+	Live         time.Duration // from the break to its proof on every proxy; 0 = never proved
 }
 
 // Evidence is one file that helps to understand a result.

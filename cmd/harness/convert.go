@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"harness.example/harness/cluster"
+	"harness.example/harness/fixtures"
 	"harness.example/harness/loadgen"
 	"harness.example/harness/reports"
 	"harness.example/harness/suites"
@@ -81,8 +82,11 @@ func caseOf(r suites.Result) reports.Case {
 	}
 	for _, k := range r.Controls {
 		c.Controls = append(c.Controls, reports.Control{
-			Break: k.Break, Fails: k.Fails, Outcome: k.Outcome, Got: k.Got, Reason: k.Reason, Seconds: k.Elapsed.Seconds(),
+			Break: k.Break, Fails: k.Fails, Outcome: k.Outcome, Got: k.Got, Reason: k.Reason, Seconds: k.Elapsed.Seconds(), Live: k.Live.Seconds(),
 		})
+	}
+	for _, s := range r.Case.Samples {
+		c.Samples = append(c.Samples, reports.Sample(s))
 	}
 	for _, b := range r.Distribution {
 		c.Distribution = append(c.Distribution, reports.Bar(b))
@@ -107,6 +111,22 @@ func caseOf(r suites.Result) reports.Case {
 		c.Evidence = append(c.Evidence, reports.File{Name: e.Name, Body: e.Body})
 	}
 	return c
+}
+
+// coverageOf is what the cases make of the APIs' fields, as the report keeps it.
+func coverageOf(cases []suites.Case) ([]reports.Coverage, error) {
+	kinds, err := suites.CoverageOf(fixtures.FS, cases)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]reports.Coverage, len(kinds))
+	for i, k := range kinds {
+		out[i] = reports.Coverage{Kind: k.Kind, Asserted: k.Count(suites.Asserted), Used: k.Count(suites.Used), Absent: k.Count(suites.Absent)}
+		for _, f := range k.Fields {
+			out[i].Fields = append(out[i].Fields, reports.Field{Path: f.Path, State: string(f.State), Cases: f.Cases})
+		}
+	}
+	return out, nil
 }
 
 // loadOf is a load result as the report keeps it: milliseconds, and only quantiles that there were enough requests for.

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -150,23 +149,6 @@ func checkCommand(words []string) string {
 		}
 	}
 	return ""
-}
-
-func TestCLIReference(t *testing.T) {
-	const file = root + "/docs/CLI.md"
-	got := reference()
-	if *update {
-		if err := os.WriteFile(file, got, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatalf("%v; run: make docs", err)
-	}
-	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("docs/CLI.md is not what the commands say; run: make docs\n%s", diff)
-	}
 }
 
 // reference is docs/CLI.md.

@@ -99,6 +99,10 @@ func flagError(cmd *cobra.Command, err error) error {
 // noArgs and exactArgs are cobra's validators as usage errors.
 func noArgs(cmd *cobra.Command, args []string) error { return checkArgs(cobra.NoArgs, cmd, args) }
 
+func maxArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error { return checkArgs(cobra.MaximumNArgs(n), cmd, args) }
+}
+
 func exactArgs(n int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error { return checkArgs(cobra.ExactArgs(n), cmd, args) }
 }

@@ -17,10 +17,15 @@ import (
 
 func (a *app) explainCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "explain CASE",
+		Use:   "explain [CASE]",
 		Short: "Say what a case proves, how it is judged, how it is proved able to fail, and how to run it",
-		Args:  exactArgs(1),
+		Long: "explain prints everything about a case. Without one it lists every judgement that chance can fool, with its n, alpha, power and the\n" +
+			"smallest shift it detects, and the chance that a healthy cluster fails a run of all cases.",
+		Args: maxArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return a.explainSamples(suites.All())
+			}
 			c, err := findCase(args[0])
 			if err != nil {
 				return err
@@ -30,6 +35,24 @@ func (a *app) explainCommand() *cobra.Command {
 		ValidArgsFunction: completeCases,
 	}
 	return cmd
+}
+
+// explainSamples lists what chance can fool.
+func (a *app) explainSamples(cases []suites.Case) error {
+	tw := newTable(a.stdout)
+	fmt.Fprintln(tw, "CASE\tN\tALPHA\tPOWER\tSHIFT\tOF")
+	exact, alpha := 0, 0.0
+	for _, c := range cases {
+		if len(c.Samples) == 0 {
+			exact++
+		}
+		alpha += c.Alpha()
+		for _, s := range c.Samples {
+			fmt.Fprintf(tw, "%s\t%d\t%.2g\t%.6g\t%.3g\t%s\n", c.Name, s.N, s.Alpha, s.Power, s.Shift, s.Of)
+		}
+	}
+	fmt.Fprintf(tw, "\nThe other %d of %d cases are exact. A healthy cluster fails a run of all of them by bad luck with a chance of at most %.2g.\n", exact, len(cases), alpha)
+	return tw.Flush()
 }
 
 func (a *app) explain(c suites.Case) error {

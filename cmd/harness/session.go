@@ -71,6 +71,7 @@ func (s *session) conduct(ctx context.Context, body func(context.Context) error)
 		return errors.Join(err, s.close())
 	}
 	s.note(ctx, err)
+	s.cover()
 	s.run.Settle()
 	if s.journal != nil {
 		s.problem(s.journal.End(s.run))
@@ -90,6 +91,22 @@ func (s *session) conduct(ctx context.Context, body func(context.Context) error)
 		return f
 	}
 	return silent(s.run.Exit)
+}
+
+// cover says what the cases that passed assert of the APIs' fields.
+func (s *session) cover() {
+	passed := map[string]bool{}
+	for _, c := range s.run.Cases {
+		before, seen := passed[c.Name]
+		passed[c.Name] = c.Outcome == reports.Pass && (before || !seen)
+	}
+	cases := slices.DeleteFunc(slices.Clone(s.t.cases), func(c suites.Case) bool { return !passed[c.Name] })
+	if len(cases) == 0 {
+		return
+	}
+	coverage, err := coverageOf(cases)
+	s.problem(err)
+	s.run.Coverage = coverage
 }
 
 // close ends the journal of a run that has no report.
