@@ -133,12 +133,17 @@ func checkReplacesKilledPod(ctx context.Context, e *Env) error {
 	} else if d.Status.ReadyReplicas != deploymentReplicas {
 		return mismatch(fmt.Sprintf("%d ready replicas in the Deployment's status", deploymentReplicas), "%d", d.Status.ReadyReplicas)
 	}
+	e.Note("pod %s was replaced by %s", victim.Name, fresh)
+	return e.answerFrom(ctx, "after the replacement", podNames(after))
+}
+
+// answerFrom judges that each of the pods answers through the gateway, and no other.
+func (e *Env) answerFrom(ctx context.Context, when string, names []string) error {
 	xs, err := e.Gateway(ctx, loadgen.Burst{Requests: []loadgen.Request{e.URL("/")}, Count: deploymentAnswers(), Policy: loadgen.Fresh})
 	if err != nil {
 		return err
 	}
-	e.Note("pod %s was replaced by %s", victim.Name, fresh)
-	return reached("after the replacement", xs, pod, podNames(after))
+	return reached(when, xs, pod, names)
 }
 
 // replacement waits for a ready pod that was not among those before, with the full number ready. A controller that says that

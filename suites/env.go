@@ -50,6 +50,7 @@ type Env struct {
 	pool     string                       // namespace of the run's shared pods
 	clients  func(ctx context.Context) error
 	live     func(ctx context.Context) error
+	admin    func(ctx context.Context, proxy *corev1.Pod, path string) ([]byte, error) // asks Envoy's admin port
 	mu       sync.Mutex
 	undo     []func(context.Context) error
 	leftover []*unstructured.Unstructured // objects of the runner's own to delete with the case

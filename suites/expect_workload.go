@@ -29,8 +29,15 @@ type steadyLoad struct {
 	done    chan struct{}
 	results []*loadgen.Result
 	errs    []error
-	result  *loadgen.Result // set by stop
-	err     error
+	// segments are the plans, with the time that their request 0 was due; complete once stopped.
+	segments []segment
+	result   *loadgen.Result // set by stop
+	err      error
+}
+
+type segment struct {
+	prefix string
+	start  time.Time
 }
 
 const (
@@ -41,11 +48,16 @@ const (
 	loadTimeout = 5 * time.Second
 )
 
-// startLoad begins to send rate requests a second. Its stop must be called.
+// startLoad begins to send rate requests a second over kept connections. Its stop must be called.
 func (e *Env) startLoad(ctx context.Context, name string, rate float64, request loadgen.Request) *steadyLoad {
+	return e.startLoadOver(ctx, name, rate, request, loadgen.Pinned)
+}
+
+// startLoadOver is startLoad with another use of connections.
+func (e *Env) startLoadOver(ctx context.Context, name string, rate float64, request loadgen.Request, policy loadgen.Policy) *steadyLoad {
 	l := &steadyLoad{e: e, name: name, stopped: make(chan struct{}), done: make(chan struct{})}
 	go l.run(ctx, loadgen.Plan{
-		Requests: []loadgen.Request{request}, Rate: rate, Duration: loadSegment, Connections: 8, Timeout: loadTimeout, MaxLag: loadMaxLag,
+		Requests: []loadgen.Request{request}, Rate: rate, Duration: loadSegment, Connections: 8, Policy: policy, Timeout: loadTimeout, MaxLag: loadMaxLag,
 	})
 	return l
 }
@@ -61,6 +73,7 @@ func (l *steadyLoad) run(ctx context.Context, plan loadgen.Plan) {
 	for k := 0; ; k++ {
 		p := plan
 		p.StartAt, p.IDPrefix = start.Add(time.Duration(k)*loadSegment), l.e.Prefix()
+		l.segments = append(l.segments, segment{p.IDPrefix, p.StartAt})
 		segments.Go(func() {
 			out, err := l.e.Outside().Do(ctx, loadgen.Job{Plan: &p})
 			mu.Lock()

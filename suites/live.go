@@ -55,6 +55,11 @@ const (
 
 func newLive(r *runner) *live { return &live{r: r, forwards: newForwards(r.config)} }
 
+// admin asks a proxy's admin port.
+func (l *live) admin(ctx context.Context, p *corev1.Pod, path string) ([]byte, error) {
+	return l.forwards.get(ctx, p, adminPort, path)
+}
+
 func (l *live) close() { l.forwards.close() }
 
 // setUp makes the Gateway that the tokens are written behind.

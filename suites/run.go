@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	istio "istio.io/client-go/pkg/clientset/versioned"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -53,6 +54,7 @@ type runner struct {
 	fx        fixtureClient
 	live      prover
 	collect   func(ctx context.Context, e *Env) []Evidence
+	admin     func(ctx context.Context, proxy *corev1.Pod, path string) ([]byte, error)
 	kube      kubernetes.Interface
 	istio     istio.Interface
 	config    *rest.Config
@@ -108,7 +110,7 @@ func connect(target Target, o Options) (*runner, error) {
 	r := newRunner(target, o, fx)
 	r.kube, r.istio, r.config = fx.Kube(), fx.Istio(), config
 	live := newLive(r)
-	r.live, r.collect = live, live.collect
+	r.live, r.collect, r.admin = live, live.collect, live.admin
 	return r, nil
 }
 
@@ -271,6 +273,7 @@ func (r *runner) env(a attempt) *Env {
 		Target: r.target, Case: a.c, Attempt: a.n, Vars: vars, Kube: r.kube, Istio: r.istio, Config: r.config,
 		fx: r.fx, pool: r.pool, clients: r.clients,
 	}
+	e.admin = r.admin
 	e.live = func(ctx context.Context) error { return r.live.prove(ctx, e) }
 	return e
 }
