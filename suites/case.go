@@ -38,7 +38,8 @@ type Case struct {
 	Injection bool          // Own only: the namespace gets sidecars
 	Mesh      bool          // the client pod with a sidecar is on the case's path
 	Direct    bool          // speaks to a ClusterIP or NodePort: kube-proxy must be proved live too
-	Serial    bool          // touches something shared (a fixed port, a node, the machine's CPU): runs alone
+	Serial    bool          // disturbs what all others use (a node, the gateway, the machine's CPU): runs alone
+	Holds     []string      // what only one case can have at a time, such as a fixed port: cases that hold the same do not overlap
 	Judged    string        // mechanism, n, alpha and power
 	Samples   []Sample      // the parts of the judgement that chance can fool; none = exact, never a false alarm
 	Timeout   time.Duration // of apply, live and check together, and of each control; 0 = 2 minutes

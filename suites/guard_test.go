@@ -5,6 +5,8 @@ package suites
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -23,6 +25,25 @@ func TestPanicsStayInTheirCase(t *testing.T) {
 	for i, want := range []string{"the control panicked: boo", "the preparation panicked: boo", ""} {
 		if r := results[i]; !strings.Contains(r.Reason, want) || (r.Outcome == Pass) != (want == "") {
 			t.Errorf("%s: %s %q, want %q", r.Case.Name, r.Outcome, r.Reason, want)
+		}
+	}
+}
+
+// A case that sleeps hopes; it has to wait for what it needs.
+func TestNothingSleeps(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil || len(files) < 20 {
+		t.Fatalf("%v, %d files", err, len(files))
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, pause := range []string{"time.Sleep" + "(", "time.After" + "("} {
+			if strings.Contains(string(text), pause) {
+				t.Errorf("%s has %s: use Env.Until or Env.within", file, pause)
+			}
 		}
 	}
 }

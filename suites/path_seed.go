@@ -47,7 +47,7 @@ func seedCase() Case {
 		Fixture:  "path/seed.yaml",
 		Needs:    []Capability{LoadBalancer, NodeAccess, Metrics},
 		Workload: Own,
-		Serial:   true, // example.com, port 80 of the gateway and node port 30007 can be had once
+		Holds:    []string{seedNodePortName, "host example.com"},
 		Direct:   true,
 		Timeout:  4 * time.Minute,
 		Covers: []string{

@@ -12,12 +12,13 @@ import (
 	"regexp"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 	istio "istio.io/client-go/pkg/clientset/versioned"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -160,16 +161,54 @@ func (r *runner) run(ctx context.Context, cases []Case) error {
 	if limit <= 0 {
 		limit = 2 * runtime.NumCPU()
 	}
-	var group errgroup.Group
-	group.SetLimit(limit)
-	for _, a := range parallel {
-		group.Go(func() error { r.attempt(ctx, a); return nil })
-	}
-	_ = group.Wait() // results are told one by one
+	r.sideBySide(ctx, parallel, limit)
 	for _, a := range serial {
 		r.attempt(ctx, a)
 	}
 	return r.finish(ctx)
+}
+
+// sideBySide runs so many attempts at a time. One that waits for what another holds takes no place meanwhile.
+func (r *runner) sideBySide(ctx context.Context, attempts []attempt, limit int) {
+	places, held := semaphore.NewWeighted(int64(limit)), map[string]*sync.Mutex{}
+	var all sync.WaitGroup
+	for _, a := range attempts {
+		what := slices.Compact(slices.Sorted(slices.Values(a.c.Holds)))
+		for _, h := range what {
+			if held[h] == nil {
+				held[h] = &sync.Mutex{}
+			}
+		}
+		locks := make([]*sync.Mutex, len(what)) // in one order for all, so that none waits for one that waits for it
+		for i, h := range what {
+			locks[i] = held[h]
+		}
+		in := func() {
+			// Without a place the run is over, and attempt knows that, too.
+			if places.Acquire(ctx, 1) == nil {
+				defer places.Release(1)
+			}
+			r.attempt(ctx, a)
+		}
+		if len(locks) > 0 {
+			all.Go(func() {
+				for _, l := range locks {
+					l.Lock()
+					defer l.Unlock()
+				}
+				in()
+			})
+			continue
+		}
+		if places.Acquire(ctx, 1) != nil {
+			break
+		}
+		all.Go(func() {
+			defer places.Release(1)
+			r.attempt(ctx, a)
+		})
+	}
+	all.Wait()
 }
 
 // finish removes everything of the run and returns what went wrong outside of the cases.

@@ -276,6 +276,32 @@ func TestSerialCasesRunAloneAndFailFastStops(t *testing.T) {
 	}
 }
 
+// Cases that hold the same do not overlap, whatever else they hold, and all of them run.
+func TestCasesTakeTurnsAtWhatTheyHold(t *testing.T) {
+	f := newFakeCluster()
+	running := map[string]*atomic.Int32{"a": {}, "b": {}}
+	var overlaps atomic.Int32
+	var cases []Case
+	for i, holds := range [][]string{{"a"}, {"a", "b"}, {"b", "a"}, {"b"}, {"b"}, nil, {"a"}} {
+		c := roundRobin(f)
+		c.Name, c.Holds = fmt.Sprintf("DestinationRule/N%d", i), holds
+		c.Check = func(context.Context, *Env) error {
+			for _, h := range holds {
+				defer running[h].Add(-1)
+				if running[h].Add(1) > 1 {
+					overlaps.Add(1)
+				}
+			}
+			return mismatch("a", "b")
+		}
+		cases = append(cases, c)
+	}
+	results, err := runFake(t, t.Context(), f, Options{Parallel: 4}, cases...)
+	if err != nil || len(results) != len(cases) || overlaps.Load() > 0 {
+		t.Errorf("%v, %d results, %d overlaps", err, len(results), overlaps.Load())
+	}
+}
+
 func TestScheduleShufflesTheSameWay(t *testing.T) {
 	var cases []Case
 	for i := range 20 {

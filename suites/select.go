@@ -95,7 +95,8 @@ type attempt struct {
 }
 
 // schedule repeats and orders the cases: those that may share the cluster first, then those that run alone. A seed of 0
-// keeps the order given; any other shuffles each group, the same way every time.
+// keeps the order given, except that cases with pods of their own come first: they take longest, and the short ones fill the
+// places that are left. Any other seed shuffles each group, the same way every time.
 func schedule(cases []Case, repeat int, seed uint64) (parallel, serial []attempt) {
 	for n := 1; n <= max(repeat, 1); n++ {
 		for _, c := range cases {
@@ -106,6 +107,7 @@ func schedule(cases []Case, repeat int, seed uint64) (parallel, serial []attempt
 			}
 		}
 	}
+	slices.SortStableFunc(parallel, func(a, b attempt) int { return int(b.c.Workload) - int(a.c.Workload) })
 	if seed != 0 {
 		r := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // an order to reproduce, not a secret
 		for _, s := range [][]attempt{parallel, serial} {

@@ -77,7 +77,7 @@ func serviceCases() []Case {
 			Fixture: "service/node-port.yaml",
 			Needs:   []Capability{NodeAccess, NodeExec, ManyNodes},
 			Direct:  true,
-			Serial:  true, // the port is one for the whole cluster
+			Holds:   []string{seedNodePortName},
 			Samples: serviceSamples("the node port of each node"),
 			Judged:  judgedByCover(fmt.Sprintf("to port %d of each node from outside", seedNodePort)) + "; the chosen port, the cluster address and a port that no Service has exactly",
 			Covers:  []string{"Service.spec.type=NodePort", "Service.spec.ports[].nodePort"},
@@ -304,6 +304,9 @@ func onEveryNode(ctx context.Context, e *Env, port int) error {
 		return mismatch(want, "silent on %d nodes: %s", len(silent), names)
 	}
 }
+
+// seedNodePortName is the port that one Service of the cluster can have at a time.
+const seedNodePortName = "node port 30007"
 
 // The node ports that a cluster has unless it is told otherwise.
 const firstNodePort, lastNodePort = 30000, 32767
