@@ -15,6 +15,11 @@ import (
 )
 
 func gatewayCases() []Case {
+	return slices.Concat(gatewayFirst(), gatewayMutual())
+}
+
+// gatewayFirst are one case for each protocol of a port.
+func gatewayFirst() []Case {
 	return []Case{
 		{
 			Name:    "Gateway/HTTP",
