@@ -15,7 +15,7 @@ import (
 )
 
 func gatewayCases() []Case {
-	return slices.Concat(gatewayFirst(), gatewayMutual(), gatewayParameters(), gatewayPassthrough())
+	return slices.Concat(gatewayFirst(), gatewayMutual(), gatewayParameters(), gatewayPassthrough(), gatewayCredentials(), gatewayProtocols())
 }
 
 // gatewayFirst are one case for each protocol of a port.

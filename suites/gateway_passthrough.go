@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"harness.example/harness/loadgen"
 )
 
@@ -126,7 +128,9 @@ func gatewayIstioMutual() Case {
 		Mesh:    true,
 		Covers:  []string{"Gateway.spec.servers[].tls.mode=ISTIO_MUTUAL"},
 		Prepare: func(e *Env) error {
-			e.Vars["GATEWAY_ADDRESS"] = e.Target.Gateway.Service + "." + e.Target.Gateway.Namespace + ".svc.cluster.local"
+			if err := gatewayClusterIP(e); err != nil {
+				return err
+			}
 			ca, err := newAuthority(e.Name())
 			if err != nil {
 				return err
@@ -136,7 +140,7 @@ func gatewayIstioMutual() Case {
 		Controls: []Control{
 			{Break: "DestinationRule spec.trafficPolicy.tls.mode=SIMPLE", Fails: "a client of the mesh: 503 instead of v1"},
 			{Break: "Gateway spec.servers[0].tls.insecureSkipVerify=true", Fails: "a stranger's certificate: v1 instead of tls"},
-			{Break: "Gateway spec.servers[0].hosts=[elsewhere.harness.test]", Fails: "a client of the mesh: 503 instead of v1"},
+			{Break: "Gateway spec.servers[0].hosts=[elsewhere.harness.test]", Fails: "instead of v1 as the pool's"},
 		},
 	}, func(e *Env) []route { return append(inside(e), outside(e)...) })
 	c.Check = func(ctx context.Context, e *Env) error {
@@ -158,4 +162,16 @@ func gatewayIstioMutual() Case {
 		return errors.Join(takesBy(ctx, e, client, inside(e), identified), takes(ctx, e, e.Outside(), outside(e)))
 	}
 	return c
+}
+
+// gatewayClusterIP keeps the address at which pods find the gateway.
+func gatewayClusterIP(e *Env) error {
+	ctx, cancel := context.WithTimeout(context.Background(), loadgen.DefaultTimeout)
+	defer cancel()
+	service, err := e.Kube.CoreV1().Services(e.Target.Gateway.Namespace).Get(ctx, e.Target.Gateway.Service, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("find the gateway's address: %w", err)
+	}
+	e.Vars["GATEWAY_ADDRESS"] = service.Spec.ClusterIP
+	return nil
 }
