@@ -1,0 +1,158 @@
+// Copyright The harness authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package suites
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"harness.example/harness/loadgen"
+)
+
+// What the fixtures say.
+const (
+	probeTime, probeInterval, probes = time.Second, time.Second, 2
+	pingInterval, pingTimeout        = time.Second, time.Second
+)
+
+const (
+	// pingJitter is by how much Envoy lengthens an interval at random.
+	pingJitter = 0.15
+	// silentTimeout is when a request to a silent backend is given up: no bound of the cases or their controls is beyond it.
+	silentTimeout = 12 * time.Second
+)
+
+// keepalives are the cases about a backend that falls silent amid a request, without any sign of its end.
+func keepalives() []Case {
+	return []Case{
+		{
+			Name:     "DestinationRule/TCPKeepalive",
+			Doc:      "A connection whose other side has fallen silent is given up when the keepalive probes have gone unanswered: after their time and so many intervals.",
+			Fixture:  "destinationrule/pool-tcp-keepalive.yaml",
+			Needs:    []Capability{NodeExec},
+			Workload: Own,
+			Judged: fmt.Sprintf("the one request, under way to a pod that is cut off, ends by the proxy's 503 and not before %s + %d × %s since it was sent (nothing can be sent later than that), and within that time and %s, which a busy machine may be late, since the cut",
+				probeTime, probes, probeInterval, endSlack),
+			Covers: []string{
+				"DestinationRule.spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.time", "DestinationRule.spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.interval",
+				"DestinationRule.spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.probes",
+			},
+			Check: func(ctx context.Context, e *Env) error {
+				const dead = probeTime + probes*probeInterval
+				return fallsSilent(ctx, e, func(sent, cut, done time.Time) (time.Time, time.Time) { return sent.Add(dead), done.Add(dead) })
+			},
+			Controls: []Control{
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.time=6s", Fails: "too late"},
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.interval=4s", Fails: "too late"},
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.probes=7", Fails: "too late"},
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.probes=1", Fails: "too soon"},
+			},
+		},
+		{
+			Name:     "DestinationRule/HTTP2Keepalive",
+			Doc:      "An HTTP/2 connection whose other side has fallen silent is given up when a PING has gone unanswered.",
+			Fixture:  "destinationrule/h2-keepalive.yaml",
+			Needs:    []Capability{NodeExec},
+			Workload: Own,
+			Judged: fmt.Sprintf("the one request, under way to a pod that is cut off, ends by the proxy's 503 and not before %s since the cut (an earlier PING has had its answer), and within an interval of %s, lengthened by at most %g %%, the timeout and %s, which a busy machine may be late",
+				pingTimeout, pingInterval, 100*pingJitter, endSlack),
+			Covers: []string{
+				"DestinationRule.spec.trafficPolicy.connectionPool.http.http2KeepAlive.interval", "DestinationRule.spec.trafficPolicy.connectionPool.http.http2KeepAlive.timeout",
+			},
+			Check: func(ctx context.Context, e *Env) error {
+				const longest = pingInterval + time.Duration(pingJitter*float64(pingInterval)) + pingTimeout
+				return fallsSilent(ctx, e, func(_, cut, done time.Time) (time.Time, time.Time) { return cut.Add(pingTimeout), done.Add(longest) })
+			},
+			Controls: []Control{
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.http.http2KeepAlive.interval=6s", Fails: "too late"},
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.http.http2KeepAlive.timeout=5s", Fails: "too late"},
+			},
+		},
+	}
+}
+
+// fallsSilent cuts the one pod off amid a request and judges when that ends. bounds says between which times it must, from
+// when it was sent and from before and after the cut.
+func fallsSilent(ctx context.Context, e *Env, bounds func(sent, cut, done time.Time) (soonest, latest time.Time)) error {
+	pods, err := e.Pods(ctx, "app="+e.Name())
+	if err != nil {
+		return err
+	}
+	if len(pods) != 1 {
+		return fmt.Errorf("%d pods are ready, want 1", len(pods))
+	}
+	type outcome struct {
+		x   []loadgen.Exchange
+		err error
+	}
+	ended := make(chan outcome, 1)
+	prefix := e.Prefix()
+	go func() {
+		slow := e.Commanded(e.URL("/"), "delay="+(2*silentTimeout).String())
+		xs, err := e.Gateway(ctx, loadgen.Burst{Requests: []loadgen.Request{slow}, Count: 1, Timeout: silentTimeout, IDPrefix: prefix})
+		ended <- outcome{xs, err}
+	}()
+	if err := e.Until(ctx, "the request is under way", func(ctx context.Context) (bool, error) {
+		seen, err := e.Seen(ctx, pods, prefix+"-")
+		return len(seen[pods[0].Name]) == 1, err
+	}); err != nil {
+		return err
+	}
+	cut := time.Now()
+	if err := cutOff(ctx, e, pods[0]); err != nil {
+		return err
+	}
+	done := time.Now()
+	end := <-ended
+	if end.err != nil {
+		return end.err
+	}
+	x := end.x[0]
+	soonest, latest := bounds(x.Start, cut, done)
+	latest = latest.Add(endSlack)
+	at := x.Start.Add(x.Latency)
+	want := fmt.Sprintf("the end of the request from %.2f to %.2f s after its pod fell silent", soonest.Sub(cut).Seconds(), latest.Sub(cut).Seconds())
+	switch {
+	case at.Before(soonest.Add(-early)):
+		return mismatch(want, "too soon, after %.2f s: %s", at.Sub(cut).Seconds(), describe(x))
+	case at.After(latest):
+		return mismatch(want, "too late, after %.2f s: %s", at.Sub(cut).Seconds(), describe(x))
+	}
+	e.Figure("from the silence to the end", at.Sub(cut).Seconds(), "s")
+	return envoySays(x, "connection termination")
+}
+
+// cutOff has a pod send nothing any more, by routes to nowhere in its own network namespace.
+func cutOff(ctx context.Context, e *Env, p corev1.Pod) error {
+	i := slices.IndexFunc(e.Target.Nodes, func(n Node) bool { return n.Name == p.Spec.NodeName })
+	if i < 0 {
+		return fmt.Errorf("pod %s is on the unknown node %q", p.Name, p.Spec.NodeName)
+	}
+	routes := func(ctx context.Context, verb string) error {
+		script := `for ns in $(ip netns list | cut -d" " -f1); do
+	if ip -n "$ns" -4 -o address show | grep -qF " inet $1/"; then
+		ip -n "$ns" route "$2" blackhole 0.0.0.0/1 && ip -n "$ns" route "$2" blackhole 128.0.0.0/1
+		exit
+	fi
+done
+echo "no network namespace has the address"; exit 1`
+		argv := append(slices.Clone(e.Target.Nodes[i].Exec), "sh", "-c", script, "sh", p.Status.PodIP, verb)
+		out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput() //nolint:gosec // the target says how
+		if err != nil {
+			return fmt.Errorf("%s routes of pod %s: %w: %s", verb, p.Name, err, strings.TrimSpace(string(out)))
+		}
+		return nil
+	}
+	if err := routes(ctx, "add"); err != nil {
+		return err
+	}
+	e.Undo(func(ctx context.Context) error { return routes(ctx, "del") })
+	return nil
+}
