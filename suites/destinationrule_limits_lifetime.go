@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,11 +15,8 @@ import (
 	"harness.example/harness/loadgen"
 )
 
-// What the fixtures say.
-const (
-	connectTimeout = 400 * time.Millisecond
-	connectionEnds = 800 * time.Millisecond // of idle connections, and of old ones
-)
+// connectionEnds is what the fixtures say of idle connections, and of old ones.
+const connectionEnds = 800 * time.Millisecond
 
 const (
 	// endSlack is how late a busy machine may be to act on a timer.
@@ -109,37 +105,7 @@ func poolLifetimes() []Case {
 				{Break: "DestinationRule/-old spec.trafficPolicy.connectionPool.tcp.maxConnectionDuration=0.3s", Fails: "old: closed"},
 			},
 		},
-		{
-			Name:    "DestinationRule/ConnectTimeout",
-			Doc:     "A host that does not answer an attempt to connect is given up after the connect timeout.",
-			Fixture: "destinationrule/pool-connect-timeout.yaml",
-			Direct:  true,
-			Judged:  fmt.Sprintf("the one request fails with 503 and Envoy's word for it, not before %s and within %s more, which a busy machine may be late", connectTimeout, endSlack),
-			Covers:  []string{"DestinationRule.spec.trafficPolicy.connectionPool.tcp.connectTimeout"},
-			Check: func(ctx context.Context, e *Env) error {
-				xs, err := e.Gateway(ctx, loadgen.Burst{Requests: []loadgen.Request{e.URL("/")}, Count: 1})
-				if err != nil {
-					return err
-				}
-				if err := lasted("the request that cannot be delivered", xs, connectTimeout-early, connectTimeout+endSlack); err != nil {
-					return err
-				}
-				return envoySays(xs[0], "connection timeout")
-			},
-			Controls: []Control{
-				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.connectTimeout=2.5s", Fails: "the request that cannot be delivered to last"},
-				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.connectTimeout=0.1s", Fails: "the request that cannot be delivered to last"},
-			},
-		},
 	}
-}
-
-// envoySays judges that the proxy itself answered 503, and why.
-func envoySays(x loadgen.Exchange, reason string) error {
-	if x.Status == 503 && pod(x) == "" && strings.Contains(string(x.Body), reason) {
-		return nil
-	}
-	return &Mismatch{Want: "the proxy's 503: " + reason, Got: describe(x), Exchanges: []loadgen.Exchange{x}}
 }
 
 func checkRequestsPerConnection(ctx context.Context, e *Env) error {

@@ -38,7 +38,7 @@ func upstreamProtocols() []Case {
 			Covers:  []string{"DestinationRule.spec.trafficPolicy.connectionPool.http.useClientProtocol"},
 			Controls: []Control{
 				{Break: "DestinationRule spec.trafficPolicy.connectionPool.http.useClientProtocol=", Fails: "/ from http1: h2c instead of http1"},
-				{Break: "DestinationRule spec.trafficPolicy.connectionPool.http={}", Fails: "/ from h2c: http1 instead of h2c"},
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.http={idleTimeout: 60s}", Fails: "/ from h2c: http1 instead of h2c"},
 			},
 		}, []spoken{{"/", loadgen.HTTP1, echo.ProtocolHTTP1}, {"/", loadgen.H2C, echo.ProtocolH2C}}),
 		{

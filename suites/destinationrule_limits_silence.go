@@ -18,6 +18,7 @@ import (
 
 // What the fixtures say.
 const (
+	connectTimeout                   = 400 * time.Millisecond
 	probeTime, probeInterval, probes = time.Second, time.Second, 2
 	pingInterval, pingTimeout        = time.Second, time.Second
 )
@@ -29,9 +30,24 @@ const (
 	silentTimeout = 12 * time.Second
 )
 
-// keepalives are the cases about a backend that falls silent amid a request, without any sign of its end.
-func keepalives() []Case {
+// silences are the cases about a backend that falls silent, without any sign of its end.
+func silences() []Case {
 	return []Case{
+		{
+			Name:     "DestinationRule/ConnectTimeout",
+			Doc:      "A backend that does not answer an attempt to connect is given up after the connect timeout.",
+			Fixture:  "destinationrule/pool-connect-timeout.yaml",
+			Needs:    []Capability{NodeExec},
+			Workload: Own,
+			Judged: fmt.Sprintf("the one request, to a pod that has been cut off, fails with the proxy's own 503 and its word for it, not before %s and within %s more, which a busy machine may be late",
+				connectTimeout, endSlack),
+			Covers: []string{"DestinationRule.spec.trafficPolicy.connectionPool.tcp.connectTimeout"},
+			Check:  checkConnectTimeout,
+			Controls: []Control{
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.connectTimeout=2.5s", Fails: "the attempt to last"},
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.connectTimeout=0.1s", Fails: "the attempt to last"},
+			},
+		},
 		{
 			Name:     "DestinationRule/TCPKeepalive",
 			Doc:      "A connection whose other side has fallen silent is given up when the keepalive probes have gone unanswered: after their time and so many intervals.",
@@ -49,9 +65,9 @@ func keepalives() []Case {
 				return fallsSilent(ctx, e, func(sent, cut, done time.Time) (time.Time, time.Time) { return sent.Add(dead), done.Add(dead) })
 			},
 			Controls: []Control{
-				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.time=6s", Fails: "too late"},
-				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.interval=4s", Fails: "too late"},
-				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.probes=7", Fails: "too late"},
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.time=4s", Fails: "too late"},
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.interval=3s", Fails: "too late"},
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.probes=5", Fails: "too late"},
 				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.probes=1", Fails: "too soon"},
 			},
 		},
@@ -78,15 +94,42 @@ func keepalives() []Case {
 	}
 }
 
-// fallsSilent cuts the one pod off amid a request and judges when that ends. bounds says between which times it must, from
-// when it was sent and from before and after the cut.
-func fallsSilent(ctx context.Context, e *Env, bounds func(sent, cut, done time.Time) (soonest, latest time.Time)) error {
-	pods, err := e.Pods(ctx, "app="+e.Name())
+func checkConnectTimeout(ctx context.Context, e *Env) error {
+	p, err := onlyPod(ctx, e)
 	if err != nil {
 		return err
 	}
+	if err := cutOff(ctx, e, p); err != nil {
+		return err
+	}
+	xs, err := e.Gateway(ctx, loadgen.Burst{Requests: []loadgen.Request{e.URL("/")}, Count: 1})
+	if err != nil {
+		return err
+	}
+	if err := lasted("the attempt", xs, connectTimeout-early, connectTimeout+endSlack); err != nil {
+		return err
+	}
+	return envoySays(xs[0], "connection timeout")
+}
+
+// onlyPod is the case's own pod.
+func onlyPod(ctx context.Context, e *Env) (corev1.Pod, error) {
+	pods, err := e.Pods(ctx, "app="+e.Name())
+	if err != nil {
+		return corev1.Pod{}, err
+	}
 	if len(pods) != 1 {
-		return fmt.Errorf("%d pods are ready, want 1", len(pods))
+		return corev1.Pod{}, fmt.Errorf("%d pods are ready, want 1", len(pods))
+	}
+	return pods[0], nil
+}
+
+// fallsSilent cuts the one pod off amid a request and judges when that ends. bounds says between which times it must, from
+// when it was sent and from before and after the cut.
+func fallsSilent(ctx context.Context, e *Env, bounds func(sent, cut, done time.Time) (soonest, latest time.Time)) error {
+	p, err := onlyPod(ctx, e)
+	if err != nil {
+		return err
 	}
 	type outcome struct {
 		x   []loadgen.Exchange
@@ -100,13 +143,13 @@ func fallsSilent(ctx context.Context, e *Env, bounds func(sent, cut, done time.T
 		ended <- outcome{xs, err}
 	}()
 	if err := e.Until(ctx, "the request is under way", func(ctx context.Context) (bool, error) {
-		seen, err := e.Seen(ctx, pods, prefix+"-")
-		return len(seen[pods[0].Name]) == 1, err
+		seen, err := e.Seen(ctx, []corev1.Pod{p}, prefix+"-")
+		return len(seen[p.Name]) == 1, err
 	}); err != nil {
 		return err
 	}
 	cut := time.Now()
-	if err := cutOff(ctx, e, pods[0]); err != nil {
+	if err := cutOff(ctx, e, p); err != nil {
 		return err
 	}
 	done := time.Now()
@@ -129,30 +172,37 @@ func fallsSilent(ctx context.Context, e *Env, bounds func(sent, cut, done time.T
 	return envoySays(x, "connection termination")
 }
 
-// cutOff has a pod send nothing any more, by routes to nowhere in its own network namespace.
+// envoySays judges that the proxy itself answered 503, and why.
+func envoySays(x loadgen.Exchange, reason string) error {
+	if x.Status == 503 && pod(x) == "" && strings.Contains(string(x.Body), reason) {
+		return nil
+	}
+	return &Mismatch{Want: "the proxy's 503: " + reason, Got: describe(x), Exchanges: []loadgen.Exchange{x}}
+}
+
+// cutOff has a pod send nothing any more, by a rule in its own network namespace.
 func cutOff(ctx context.Context, e *Env, p corev1.Pod) error {
 	i := slices.IndexFunc(e.Target.Nodes, func(n Node) bool { return n.Name == p.Spec.NodeName })
 	if i < 0 {
 		return fmt.Errorf("pod %s is on the unknown node %q", p.Name, p.Spec.NodeName)
 	}
-	routes := func(ctx context.Context, verb string) error {
+	rule := func(ctx context.Context, verb string) error {
 		script := `for ns in $(ip netns list | cut -d" " -f1); do
 	if ip -n "$ns" -4 -o address show | grep -qF " inet $1/"; then
-		ip -n "$ns" route "$2" blackhole 0.0.0.0/1 && ip -n "$ns" route "$2" blackhole 128.0.0.0/1
-		exit
+		exec ip -n "$ns" rule "$2" priority 1 blackhole
 	fi
 done
 echo "no network namespace has the address"; exit 1`
 		argv := append(slices.Clone(e.Target.Nodes[i].Exec), "sh", "-c", script, "sh", p.Status.PodIP, verb)
 		out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput() //nolint:gosec // the target says how
 		if err != nil {
-			return fmt.Errorf("%s routes of pod %s: %w: %s", verb, p.Name, err, strings.TrimSpace(string(out)))
+			return fmt.Errorf("%s the rule of pod %s: %w: %s", verb, p.Name, err, strings.TrimSpace(string(out)))
 		}
 		return nil
 	}
-	if err := routes(ctx, "add"); err != nil {
+	if err := rule(ctx, "add"); err != nil {
 		return err
 	}
-	e.Undo(func(ctx context.Context) error { return routes(ctx, "del") })
+	e.Undo(func(ctx context.Context) error { return rule(ctx, "del") })
 	return nil
 }
