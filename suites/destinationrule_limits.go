@@ -13,7 +13,7 @@ import (
 
 // destinationRuleLimits are connection pools, outlier detection and protocol upgrades.
 func destinationRuleLimits() []Case {
-	return slices.Concat(poolOverflows(), poolLifetimes(), silences(), upstreamProtocols(), outlierCases())
+	return slices.Concat(poolOverflows(), poolLifetimes(), silences(), upstreamProtocols(), rawBytes(), outlierCases())
 }
 
 const (
