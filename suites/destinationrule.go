@@ -94,7 +94,7 @@ func destinationRulePlain() []Case {
 				"DestinationRule.spec.trafficPolicy.connectionPool.tcp.maxConnections",
 				"DestinationRule.spec.trafficPolicy.connectionPool.http.http1MaxPendingRequests",
 			},
-			Check: checkConnectionPool,
+			Check: func(ctx context.Context, e *Env) error { return overflows(ctx, e, "/", poolAnswers) },
 			Controls: []Control{
 				{Break: "DestinationRule spec.trafficPolicy={loadBalancer: {simple: ROUND_ROBIN}}", Fails: "20 were answered, 0 were refused"},
 				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.maxConnections=2", Fails: "3 were answered, 17 were refused"},
@@ -223,27 +223,6 @@ func checkConsistentHash(ctx context.Context, e *Env) error {
 	}
 	if len(used) != turnEndpoints {
 		return mismatch(fmt.Sprintf("%d values spread over %d endpoints", hashKeys, turnEndpoints), "%d endpoints are used: %s", len(used), counts(used))
-	}
-	return nil
-}
-
-func checkConnectionPool(ctx context.Context, e *Env) error {
-	slow := e.Commanded(e.URL("/"), "delay="+poolDelay.String())
-	slow.Protocol = loadgen.H2C
-	r, err := e.Plan(ctx, "more at once than the pool takes", e.Outside(), loadgen.Plan{
-		Requests: []loadgen.Request{slow}, Rate: float64(time.Second / poolSpacing), Duration: poolRequests * poolSpacing, Connections: 1, MaxLag: poolLag,
-	})
-	if err != nil {
-		return err
-	}
-	for _, x := range r.Failures { // all of them: a result keeps that many
-		if x.Status != 503 || x.Header.Get("X-Envoy-Overloaded") != "true" {
-			return &Mismatch{Want: "200, or 503 with x-envoy-overloaded", Got: describe(x), Exchanges: []loadgen.Exchange{x}}
-		}
-	}
-	if r.OK != poolAnswers || r.HTTPErrors != poolRequests-poolAnswers {
-		return mismatch(fmt.Sprintf("%d of %d requests answered, %d refused as overflow", poolAnswers, poolRequests, poolRequests-poolAnswers),
-			"%d were answered, %d were refused", r.OK, r.HTTPErrors)
 	}
 	return nil
 }
