@@ -15,6 +15,11 @@ import (
 )
 
 func gatewayCases() []Case {
+	return slices.Concat(gatewayFirst(), gatewayMutual(), gatewayParameters(), gatewayPassthrough())
+}
+
+// gatewayFirst are one case for each protocol of a port.
+func gatewayFirst() []Case {
 	return []Case{
 		{
 			Name:    "Gateway/HTTP",
@@ -134,16 +139,6 @@ func checkGatewayTCP(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	greeted := func(x loadgen.Exchange) string {
-		if x.ErrKind != "" {
-			return x.ErrKind
-		}
-		a, err := answer(x)
-		if err != nil || a.Protocol != echo.ProtocolTCP {
-			return "no greeting"
-		}
-		return a.Version
-	}
 	for _, x := range xs {
 		if greeted(x) != "v1" {
 			return &Mismatch{
@@ -153,6 +148,18 @@ func checkGatewayTCP(ctx context.Context, e *Env) error {
 		}
 	}
 	return nil
+}
+
+// greeted is the version that has greeted a TCP connection and echoed to it, or how it ended.
+func greeted(x loadgen.Exchange) string {
+	if x.ErrKind != "" {
+		return x.ErrKind
+	}
+	a, err := answer(x)
+	if err != nil || a.Protocol != echo.ProtocolTCP {
+		return "no greeting"
+	}
+	return a.Version
 }
 
 // routesCase completes a case that is a table of routes.

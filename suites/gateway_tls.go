@@ -6,18 +6,10 @@ package suites
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -37,17 +29,8 @@ func gatewayHTTPS() Case {
 			"Gateway.spec.servers[].hosts[]",
 		},
 		Prepare: func(e *Env) error {
-			ca, err := newAuthority(e.Name())
-			if err != nil {
-				return err
-			}
-			leaf, err := ca.issue(e.Vars["HOST"])
-			if err != nil {
-				return err
-			}
-			e.Vars["TLS_CA"] = base64.StdEncoding.EncodeToString(ca.pem)
-			e.Vars["TLS_CRT"], e.Vars["TLS_KEY"] = base64.StdEncoding.EncodeToString(leaf.cert), base64.StdEncoding.EncodeToString(leaf.key)
-			return nil
+			_, err := certified(e)
+			return err
 		},
 		Check: checkGatewayHTTPS,
 		Controls: []Control{
@@ -59,10 +42,7 @@ func gatewayHTTPS() Case {
 }
 
 func checkGatewayHTTPS(ctx context.Context, e *Env) error {
-	ca, err := base64.StdEncoding.DecodeString(e.Vars["TLS_CA"])
-	if err != nil {
-		return err
-	}
+	ca := kept(e, "TLS_CA")
 	xs, err := e.Gateway(ctx, loadgen.Burst{
 		Requests: []loadgen.Request{overTLS(e, &loadgen.TLS{CA: ca})}, Count: gatewayHTTPCount, Connections: 2, Policy: loadgen.Fresh,
 	})
@@ -136,75 +116,4 @@ func replaceSecret(ctx context.Context, e *Env) error {
 		}
 		return true, nil
 	})
-}
-
-// authority issues certificates for one attempt; its key never leaves this process.
-type authority struct {
-	pem  []byte
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-// credential is a certificate and its key as PEM.
-type credential struct{ cert, key []byte }
-
-// certificateLife is far longer than a run, and begins early enough for a clock that is late.
-const certificateLife = 24 * time.Hour
-
-func newAuthority(name string) (*authority, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("make an authority: %w", err)
-	}
-	template, err := certificateTemplate(name)
-	if err != nil {
-		return nil, err
-	}
-	template.IsCA, template.BasicConstraintsValid, template.KeyUsage = true, true, x509.KeyUsageCertSign
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		return nil, fmt.Errorf("make an authority: %w", err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("make an authority: %w", err)
-	}
-	return &authority{pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), cert: cert, key: key}, nil
-}
-
-// issue makes a certificate for the host, good for servers and clients.
-func (a *authority) issue(host string) (credential, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return credential{}, fmt.Errorf("make a certificate: %w", err)
-	}
-	template, err := certificateTemplate(host)
-	if err != nil {
-		return credential{}, err
-	}
-	template.DNSNames, template.KeyUsage = []string{host}, x509.KeyUsageDigitalSignature
-	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
-	if err != nil {
-		return credential{}, fmt.Errorf("make a certificate: %w", err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return credential{}, fmt.Errorf("make a certificate: %w", err)
-	}
-	return credential{
-		cert: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		key:  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
-	}, nil
-}
-
-func certificateTemplate(name string) (*x509.Certificate, error) {
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
-		return nil, fmt.Errorf("make a certificate: %w", err)
-	}
-	return &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(certificateLife),
-	}, nil
 }
