@@ -50,10 +50,15 @@ func becomes(ctx context.Context, e *Env, table []changed) error {
 	if err != nil {
 		return err
 	}
+	return changedBy(xs, func(x loadgen.Exchange) changed { return table[x.Seq%len(table)] })
+}
+
+// changedBy judges every exchange by the change that it must show.
+func changedBy(xs []loadgen.Exchange, row func(loadgen.Exchange) changed) error {
 	wrong := map[string]int{}
 	m := mismatch(fmt.Sprintf("%d requests and their answers changed as configured", len(xs)), "")
 	for _, x := range xs {
-		r := table[x.Seq%len(table)]
+		r := row(x)
 		found, err := r.differs(x)
 		if err != nil {
 			return err

@@ -3,7 +3,9 @@
 
 package suites
 
+import "slices"
+
 // virtualServiceMore are the rarer fields of HTTP routes.
 func virtualServiceMore() []Case {
-	return nil
+	return slices.Concat(virtualServiceConditions(), virtualServiceScopes(), virtualServiceAnswers())
 }
