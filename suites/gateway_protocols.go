@@ -14,8 +14,8 @@ func gatewayProtocols() []Case {
 	return []Case{gatewayHTTP2(), gatewayGRPC(), gatewayWebSocket(), gatewayRedirect()}
 }
 
-// spoken makes a request in a protocol of its own.
-func spoken(r loadgen.Request, p loadgen.Protocol) loadgen.Request {
+// inProtocol makes a request in a protocol of its own.
+func inProtocol(r loadgen.Request, p loadgen.Protocol) loadgen.Request {
 	r.Protocol = p
 	return r
 }
@@ -44,12 +44,12 @@ func gatewayHTTP2() Case {
 		host, onward := e.Vars["HOST"], "onward."+e.Vars["HOST"]
 		return []route{
 			{"HTTP/1.1 in plain text", toHost(e, host, "/"), "HTTP/1.1, then http1"},
-			{"HTTP/2 in plain text", spoken(toHost(e, host, "/"), loadgen.H2C), "HTTP/2.0, then http1"},
+			{"HTTP/2 in plain text", inProtocol(toHost(e, host, "/"), loadgen.H2C), "HTTP/2.0, then http1"},
 			{"HTTP/1.1 over TLS", secured(e, host, loadgen.TLS{}), "HTTP/1.1, then http1"},
-			{"HTTP/2 over TLS", spoken(secured(e, host, loadgen.TLS{}), loadgen.HTTP2), "HTTP/2.0, then http1"},
+			{"HTTP/2 over TLS", inProtocol(secured(e, host, loadgen.TLS{}), loadgen.HTTP2), "HTTP/2.0, then http1"},
 			{"HTTP/1.1 in plain text, and on", toHost(e, onward, "/"), "HTTP/1.1, then h2c"},
-			{"HTTP/2 in plain text, and on", spoken(toHost(e, onward, "/"), loadgen.H2C), "HTTP/2.0, then h2c"},
-			{"HTTP/2 over TLS, and on", spoken(secured(e, onward, loadgen.TLS{}), loadgen.HTTP2), "HTTP/2.0, then h2c"},
+			{"HTTP/2 in plain text, and on", inProtocol(toHost(e, onward, "/"), loadgen.H2C), "HTTP/2.0, then h2c"},
+			{"HTTP/2 over TLS, and on", inProtocol(secured(e, onward, loadgen.TLS{}), loadgen.HTTP2), "HTTP/2.0, then h2c"},
 		}
 	})
 }
@@ -78,7 +78,7 @@ func gatewayGRPC() Case {
 	}, func(e *Env) []route {
 		call := func(r loadgen.Request, commands ...string) loadgen.Request {
 			r.Method, r.Body = "", []byte("a message")
-			r = with(spoken(r, loadgen.GRPC), "X-Said", "metadata")
+			r = with(inProtocol(r, loadgen.GRPC), "X-Said", "metadata")
 			if len(commands) > 0 {
 				r = e.Commanded(r, commands...)
 			}
@@ -115,7 +115,7 @@ func gatewayWebSocket() Case {
 	}, func(e *Env) []route {
 		socket := func(r loadgen.Request) loadgen.Request {
 			r.Method, r.Body = "", []byte("a message of "+e.Name())
-			return spoken(r, loadgen.WebSocket)
+			return inProtocol(r, loadgen.WebSocket)
 		}
 		host := e.Vars["HOST"]
 		return []route{
