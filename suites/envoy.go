@@ -286,7 +286,10 @@ func certificates(objs []*unstructured.Unstructured, namespace string) []string 
 		for _, s := range servers {
 			if m, ok := s.(map[string]any); ok && o.GetKind() == "Gateway" {
 				name, _, _ := unstructured.NestedString(m, "tls", "credentialName")
-				named[name] = true
+				several, _, _ := unstructured.NestedStringSlice(m, "tls", "credentialNames")
+				for _, name := range append(several, name) {
+					named[name] = true
+				}
 			}
 		}
 	}
