@@ -204,7 +204,7 @@ func sampleVars() fixtures.Vars {
 	return fixtures.Vars{
 		"NAMESPACE": "harness-sample", "NAME": "sample", "HOST": "sample.harness.test", "GATEWAY": "ingressgateway",
 		"IMAGE": "harness:sample", "TOKEN": "sample-token", "ECHO_TOKEN": "sample-secret", "GATEWAY_TCP_PORT": "31400",
-		"GATEWAY_NAMESPACE": "istio-system", "TLS_CRT": "Y2VydA==", "TLS_KEY": "a2V5", "REPLICAS": "3",
+		"GATEWAY_NAMESPACE": "istio-system", "GATEWAY_SERVICE": "gateway", "TLS_CRT": "Y2VydA==", "TLS_KEY": "a2V5", "REPLICAS": "3",
 	}
 }
 
