@@ -7,5 +7,5 @@ import "slices"
 
 // virtualServiceMore are the rarer fields of HTTP routes.
 func virtualServiceMore() []Case {
-	return slices.Concat(virtualServiceConditions(), virtualServiceScopes(), virtualServiceAnswers())
+	return slices.Concat(virtualServiceConditions(), virtualServiceScopes(), virtualServiceAnswers(), virtualServiceTries())
 }
