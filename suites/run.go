@@ -293,7 +293,7 @@ func (r *runner) load(name string, vars fixtures.Vars) ([]*unstructured.Unstruct
 func (r *runner) vars() fixtures.Vars {
 	return fixtures.Vars{
 		"NAMESPACE": r.pool, "GATEWAY": r.target.Gateway.Selector["istio"], "GATEWAY_NAMESPACE": r.target.Gateway.Namespace,
-		"GATEWAY_TCP_PORT": "31400", "IMAGE": r.target.Image, "ECHO_TOKEN": r.echoToken, "REPLICAS": "3",
+		"GATEWAY_SERVICE": r.target.Gateway.Service, "GATEWAY_TCP_PORT": "31400", "IMAGE": r.target.Image, "ECHO_TOKEN": r.echoToken, "REPLICAS": "3",
 	}
 }
 

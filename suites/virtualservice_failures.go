@@ -74,6 +74,11 @@ func virtualServicePerTryTimeout() Case {
 // checkTries sends each request of the table once, by itself, and judges how it ended, how often it was tried and, unless
 // zero, that it took no longer than within.
 func checkTries(ctx context.Context, e *Env, table []tried, within time.Duration) error {
+	return checkTriesOf(ctx, e, table, func(int) loadgen.Request { return e.URL("/") }, within)
+}
+
+// checkTriesOf is checkTries of any requests.
+func checkTriesOf(ctx context.Context, e *Env, table []tried, request func(row int) loadgen.Request, within time.Duration) error {
 	prefix := e.Prefix()
 	b := loadgen.Burst{Count: len(table), Policy: loadgen.RoundRobin, IDPrefix: prefix}
 	for i, t := range table {
@@ -81,7 +86,7 @@ func checkTries(ctx context.Context, e *Env, table []tried, within time.Duration
 		if strings.HasPrefix(commands[0], "first=") {
 			commands = append(slices.Clone(commands), "key="+prefix+"-"+strconv.Itoa(i))
 		}
-		b.Requests = append(b.Requests, e.Commanded(e.URL("/"), commands...))
+		b.Requests = append(b.Requests, e.Commanded(request(i), commands...))
 	}
 	xs, err := e.Gateway(ctx, b)
 	if err != nil {

@@ -7,5 +7,8 @@ import "slices"
 
 // virtualServiceMore are the rarer fields of HTTP routes.
 func virtualServiceMore() []Case {
-	return slices.Concat(virtualServiceConditions(), virtualServiceScopes(), virtualServiceAnswers())
+	return slices.Concat(
+		virtualServiceConditions(), virtualServiceScopes(), virtualServiceAnswers(), virtualServiceTries(), virtualServiceFaults(),
+		virtualServiceCopies(), virtualServiceRefused(),
+	)
 }
