@@ -14,17 +14,17 @@ import (
 // What the fixture says.
 const (
 	outlierErrors   = 5
-	outlierBase     = 2 * time.Second
+	outlierBase     = 1500 * time.Millisecond
 	outlierInterval = 200 * time.Millisecond
 )
 
 const (
-	// outlierFaults requests tell the failing pod to fail: twice as many turns as it takes to leave it out.
-	outlierFaults  = 2 * outlierErrors * turnEndpoints
+	// outlierFaults requests tell the failing pod to fail: three times as many turns as it takes to leave it out.
+	outlierFaults  = 3 * outlierErrors * turnEndpoints
 	outlierSpacing = 10 * time.Millisecond
-	// outlierMore: a worker counts the failures, but Envoy's main thread leaves the endpoint out, so a request or two may
-	// still be on their way to it.
-	outlierMore = 2
+	// outlierMore: a worker counts the failures, but Envoy's main thread, which has other work too, leaves the endpoint out; so
+	// some requests may still be on their way to it.
+	outlierMore = outlierErrors
 	// outlierSilence turns in a row without the pod are an ejection: in turns, it would have answered one of three.
 	outlierSilence = 3 * turnEndpoints
 	// outlierSlack is how late Envoy may be to let the pod back in.
@@ -50,22 +50,45 @@ func outlierEjection() Case {
 			{Break: "DestinationRule spec.trafficPolicy.outlierDetection.consecutive5xxErrors=1000", Fails: "it was never left out"},
 			{Break: "DestinationRule spec.trafficPolicy.outlierDetection.maxEjectionPercent=10", Fails: "it was never left out"},
 			{Break: "DestinationRule spec.trafficPolicy.outlierDetection.consecutive5xxErrors=1", Fails: "left out too soon, after 1 failure"},
-			{Break: "DestinationRule spec.trafficPolicy.outlierDetection.baseEjectionTime=1s", Fails: "back too soon"},
+			{Break: "DestinationRule spec.trafficPolicy.outlierDetection.baseEjectionTime=0.5s", Fails: "back too soon"},
 			{Break: "DestinationRule spec.trafficPolicy.outlierDetection.interval=600s", Fails: "it did not come back"},
 		},
 	}
 }
 
-// checkOutlier sends everything over one connection: another gateway pod would not know of the ejection.
-func checkOutlier(ctx context.Context, e *Env) error {
+// turnPods are the names of the pods that take turns.
+func turnPods(ctx context.Context, e *Env) ([]string, error) {
 	pods, err := e.Pods(ctx, "app=echo,version=v1")
+	if err != nil {
+		return nil, err
+	}
+	if len(pods) != turnEndpoints {
+		return nil, fmt.Errorf("%d pods of v1 are ready, want %d", len(pods), turnEndpoints)
+	}
+	return podNames(pods), nil
+}
+
+// inTurns sends everything over one connection: another worker has turns of its own, and another gateway pod would not know
+// of an ejection.
+func inTurns(ctx context.Context, e *Env, requests []loadgen.Request, spacing time.Duration) ([]loadgen.Exchange, error) {
+	xs, err := e.Gateway(ctx, loadgen.Burst{Requests: requests, Count: len(requests), Interval: spacing})
+	if err != nil {
+		return nil, err
+	}
+	for _, x := range xs {
+		if x.Conn != xs[0].Conn {
+			return nil, fmt.Errorf("request %d went over another connection: an ejection cannot be judged", x.Seq)
+		}
+	}
+	return xs, nil
+}
+
+func checkOutlier(ctx context.Context, e *Env) error {
+	pods, err := turnPods(ctx, e)
 	if err != nil {
 		return err
 	}
-	if len(pods) != turnEndpoints {
-		return fmt.Errorf("%d pods of v1 are ready, want %d", len(pods), turnEndpoints)
-	}
-	failing := pods[0].Name
+	failing := pods[0]
 	requests := make([]loadgen.Request, outlierRequests)
 	for i := range requests {
 		requests[i] = e.URL("/")
@@ -73,14 +96,11 @@ func checkOutlier(ctx context.Context, e *Env) error {
 			requests[i] = e.Commanded(requests[i], "status=503", "if-pod="+failing)
 		}
 	}
-	xs, err := e.Gateway(ctx, loadgen.Burst{Requests: requests, Count: len(requests), Interval: outlierSpacing})
+	xs, err := inTurns(ctx, e, requests, outlierSpacing)
 	if err != nil {
 		return err
 	}
 	for _, x := range xs {
-		if x.Conn != xs[0].Conn {
-			return fmt.Errorf("request %d went over another connection: an ejection cannot be judged", x.Seq)
-		}
 		if x.Status != 200 && (x.Status != 503 || pod(x) != failing) {
 			return &Mismatch{Want: "200 from every other pod", Got: describe(x), Exchanges: []loadgen.Exchange{x}}
 		}
