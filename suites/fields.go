@@ -42,6 +42,7 @@ func apiKinds() map[string][]field {
 		"Gateway":                 spec(&networking.Gateway{}),
 		"VirtualService":          spec(&networking.VirtualService{}),
 		"DestinationRule":         spec(&networking.DestinationRule{}),
+		"Sidecar":                 spec(&networking.Sidecar{}),
 		"PeerAuthentication":      spec(&security.PeerAuthentication{}),
 		"Service":                 goFields(reflect.TypeFor[corev1.Service]()),
 		"Pod":                     goFields(reflect.TypeFor[corev1.Pod]()),
