@@ -257,7 +257,7 @@ func virtualServiceTimeoutOverTries() Case {
 		Name:    "VirtualService/TimeoutOverTries",
 		Doc:     "The timeout of a rule is for all tries together: it ends a request that could be tried again.",
 		Fixture: "virtualservice/timeout-over-tries.yaml",
-		Judged: fmt.Sprintf("exact: a request whose tries of 0.4 s all fail ends not before %s, by the client's clock, and after at least 2 and at most %d of the six tries that it may have",
+		Judged: fmt.Sprintf("exact: a request whose tries of 0.4 s all fail ends not before %s, by the client's clock, and after at least 2 and at most %d of the five tries that it may have",
 			timeout, most),
 		Covers: []string{"VirtualService.spec.http[].timeout", "VirtualService.spec.http[].retries.perTryTimeout"},
 		Check: func(ctx context.Context, e *Env) error {
@@ -287,7 +287,7 @@ func virtualServiceTimeoutOverTries() Case {
 			return nil
 		},
 		Controls: []Control{
-			{Break: "VirtualService spec.http[0].timeout=", Fails: "2 to 3 tries, got 6 tries"},
+			{Break: "VirtualService spec.http[0].timeout=", Fails: "2 to 3 tries, got 5 tries"},
 			{Break: "VirtualService spec.http[0].timeout=0.5s", Fails: "want requests that time out to last"},
 			{Break: "VirtualService spec.http[0].retries.perTryTimeout=", Fails: "2 to 3 tries, got 1 tries"},
 		},
