@@ -136,8 +136,8 @@ func virtualServiceRetryBackoff() Case {
 }
 
 func virtualServiceRetryHosts() Case {
-	// A host is picked by the hash; the next try takes up to five more picks to find another than those already tried, so that a
-	// third of the hosts is picked each time with a chance far below one in fifty.
+	// The hash picks a host; a further try takes up to five more picks until one has not been tried. That they all fall on the
+	// same one of three has a chance of (1/3)^5, and less than stays however uneven the ring is.
 	const count, most, stays = 20, 6, 0.02
 	return Case{
 		Name:    "VirtualService/RetryOtherHosts",
