@@ -136,8 +136,8 @@ func virtualServiceRetryBackoff() Case {
 }
 
 func virtualServiceRetryHosts() Case {
-	// A host is picked by the hash; the next try takes up to five more picks to find another than those already tried, so that a
-	// third of the hosts is picked each time with a chance far below one in fifty.
+	// The hash picks a host; a further try takes up to five more picks until one has not been tried. That they all fall on the
+	// same one of three has a chance of (1/3)^5, and less than stays however uneven the ring is.
 	const count, most, stays = 20, 6, 0.02
 	return Case{
 		Name:    "VirtualService/RetryOtherHosts",
@@ -257,7 +257,7 @@ func virtualServiceTimeoutOverTries() Case {
 		Name:    "VirtualService/TimeoutOverTries",
 		Doc:     "The timeout of a rule is for all tries together: it ends a request that could be tried again.",
 		Fixture: "virtualservice/timeout-over-tries.yaml",
-		Judged: fmt.Sprintf("exact: a request whose tries of 0.4 s all fail ends not before %s, by the client's clock, and after at least 2 and at most %d of the six tries that it may have",
+		Judged: fmt.Sprintf("exact: a request whose tries of 0.4 s all fail ends not before %s, by the client's clock, and after at least 2 and at most %d of the five tries that it may have",
 			timeout, most),
 		Covers: []string{"VirtualService.spec.http[].timeout", "VirtualService.spec.http[].retries.perTryTimeout"},
 		Check: func(ctx context.Context, e *Env) error {
@@ -287,7 +287,7 @@ func virtualServiceTimeoutOverTries() Case {
 			return nil
 		},
 		Controls: []Control{
-			{Break: "VirtualService spec.http[0].timeout=", Fails: "2 to 3 tries, got 6 tries"},
+			{Break: "VirtualService spec.http[0].timeout=", Fails: "2 to 3 tries, got 5 tries"},
 			{Break: "VirtualService spec.http[0].timeout=0.5s", Fails: "want requests that time out to last"},
 			{Break: "VirtualService spec.http[0].retries.perTryTimeout=", Fails: "2 to 3 tries, got 1 tries"},
 		},

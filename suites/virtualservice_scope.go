@@ -168,7 +168,9 @@ func virtualServiceShortNames() Case {
 			{Break: "VirtualService/-own spec.http[0].route[0].destination.host=elsewhere", Fails: "the plain name: 503 instead of v2"},
 		},
 	}, func(e *Env) []route {
-		to := func(suffix string) loadgen.Request { return loadgen.Request{URL: "http://" + e.Name() + suffix + "/"} }
+		to := func(suffix string) loadgen.Request {
+			return loadgen.Request{URL: "http://" + e.Name() + "/", Host: e.Name() + suffix}
+		}
 		return []route{
 			{"the plain name", to(""), "v2"},
 			{"the name with its namespace", to("." + e.Namespace()), "v2"},
