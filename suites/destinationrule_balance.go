@@ -16,7 +16,7 @@ import (
 
 // destinationRuleBalance are the balancers beyond the plain ones, and where a policy applies.
 func destinationRuleBalance() []Case {
-	return slices.Concat(hashKeyCases(), hashTableCases(), placeCases())
+	return slices.Concat(hashKeyCases(), hashTableCases(), localityCases(), warmupCases(), placeCases())
 }
 
 const (

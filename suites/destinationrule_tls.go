@@ -36,7 +36,9 @@ func tlsVerify() Case {
 		Controls: []Control{
 			{Break: "DestinationRule spec.trafficPolicy.tls.subjectAltNames=[backend.test.elsewhere, '*.test']", Fails: "as it should be: no connection instead of TLS for asked.test"},
 			{Break: "DestinationRule spec.trafficPolicy.tls.sni=another.test", Fails: "as it should be: TLS for another.test instead of TLS for asked.test"},
-			{Break: "DestinationRule spec.subsets[2].trafficPolicy.tls.insecureSkipVerify=true", Fails: "revoked: TLS for asked.test instead of no connection"},
+			{Break: "the subset for what is revoked names the secret without the list", Fails: "revoked: TLS for asked.test instead of no connection", Do: func(ctx context.Context, e *Env) error {
+				return changeRule(ctx, e, func(spec *networking.DestinationRule) { spec.Subsets[2].TrafficPolicy.Tls.CredentialName = e.Name() })
+			}},
 			{Break: "the rule names another authority's secret", Fails: "as it should be: no connection instead of TLS for asked.test", Do: func(ctx context.Context, e *Env) error {
 				return changeRule(ctx, e, func(spec *networking.DestinationRule) { spec.TrafficPolicy.Tls.CredentialName += "-foreign" })
 			}},
@@ -161,6 +163,8 @@ func tlsMutual() Case {
 	}
 }
 
+// tlsFiles does without caCrl: Istio 1.31 hands its sidecars every authority together with the mesh's own revocation list,
+// which is there even when it is empty and takes the place of the rule's.
 func tlsFiles() Case {
 	const rule, subset = "DestinationRule.spec.trafficPolicy.tls.", "DestinationRule.spec.subsets[].trafficPolicy.tls."
 	table := func(e *Env) []route {
@@ -170,7 +174,6 @@ func tlsFiles() Case {
 		return []route{
 			{"as it should be", inside("/"), "TLS for asked.test by CN=ours.test"},
 			{"another authority", inside("/authority"), "no connection"},
-			{"revoked", inside("/revoked"), "no connection"},
 		}
 	}
 	return Case{
@@ -183,7 +186,7 @@ func tlsFiles() Case {
 		Judged:    judgedExactly(len(table(sampleEnv()))) + "; the backend tells whose certificate it was shown in a handshake that proves its key",
 		Covers: []string{
 			rule + "mode=MUTUAL", rule + "clientCertificate", rule + "privateKey", rule + "caCertificates", rule + "subjectAltNames[]",
-			subset + "caCertificates", subset + "caCrl",
+			subset + "caCertificates",
 		},
 		Prepare: prepareBackend,
 		Check: func(ctx context.Context, e *Env) error {
@@ -196,7 +199,6 @@ func tlsFiles() Case {
 		Controls: []Control{
 			{Break: "DestinationRule spec.trafficPolicy.tls.caCertificates=/etc/files/foreign.pem", Fails: "as it should be: no connection instead of"},
 			{Break: "DestinationRule spec.trafficPolicy.tls.mode=SIMPLE", Fails: "as it should be: TLS for asked.test instead of TLS for asked.test by CN=ours.test"},
-			{Break: "DestinationRule spec.subsets[1].trafficPolicy.tls.caCrl=", Fails: "revoked: TLS for asked.test instead of no connection"},
 			{Break: "DestinationRule spec.trafficPolicy.tls.subjectAltNames=[other.test]", Fails: "as it should be: no connection instead of"},
 		},
 	}
