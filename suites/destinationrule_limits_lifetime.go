@@ -65,19 +65,19 @@ func poolLifetimes() []Case {
 			Judged: fmt.Sprintf("by the clocks of the client, from before until after what Envoy measures: no connection ends before %s, and none is used when it is %s over that, which a busy machine may be late; requests come %s apart, and idle ones %s",
 				connectionEnds, endSlack, busySpacing, idleSpacing),
 			Covers: []string{
-				"DestinationRule.spec.subsets[].trafficPolicy.connectionPool.http.idleTimeout", "DestinationRule.spec.subsets[].trafficPolicy.connectionPool.tcp.maxConnectionDuration",
+				"DestinationRule.spec.trafficPolicy.connectionPool.http.idleTimeout", "DestinationRule.spec.subsets[].trafficPolicy.connectionPool.tcp.maxConnectionDuration",
 			},
 			Check: func(ctx context.Context, e *Env) error {
-				return checkEnds(ctx, e, e.Outside(), e.URL("/idle"), e.URL("/old"), func(x loadgen.Exchange) (string, error) {
+				return checkEnds(ctx, e, e.Outside(), e.URL("/rare"), e.URL("/busy"), e.URL("/old"), func(x loadgen.Exchange) (string, error) {
 					a, err := answer(x)
 					return a.Remote, err
 				})
 			},
 			Controls: []Control{
-				{Break: "DestinationRule spec.subsets[0].trafficPolicy.connectionPool.http.idleTimeout=60s", Fails: "idle for"},
-				{Break: "DestinationRule spec.subsets[0].trafficPolicy={connectionPool: {tcp: {maxConnectionDuration: 0.8s}}}", Fails: "busy: closed"},
-				{Break: "DestinationRule spec.subsets[1].trafficPolicy.connectionPool.tcp.maxConnectionDuration=60s", Fails: "at the age of"},
-				{Break: "DestinationRule spec.subsets[1].trafficPolicy.connectionPool.tcp.maxConnectionDuration=0.3s", Fails: "old: closed"},
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.http.idleTimeout=60s", Fails: "idle for"},
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp={maxConnectionDuration: 0.8s}", Fails: "busy: closed"},
+				{Break: "DestinationRule spec.subsets[2].trafficPolicy.connectionPool.tcp.maxConnectionDuration=60s", Fails: "at the age of"},
+				{Break: "DestinationRule spec.subsets[2].trafficPolicy.connectionPool.tcp.maxConnectionDuration=0.3s", Fails: "old: closed"},
 			},
 		},
 		{
@@ -95,7 +95,7 @@ func poolLifetimes() []Case {
 				if err != nil {
 					return err
 				}
-				return checkEnds(ctx, e, from, tcpTo(e, "-idle"), tcpTo(e, "-old"), func(x loadgen.Exchange) (string, error) {
+				return checkEnds(ctx, e, from, tcpTo(e, "-idle"), tcpTo(e, "-idle"), tcpTo(e, "-old"), func(x loadgen.Exchange) (string, error) {
 					return fmt.Sprint(x.Conn), nil
 				})
 			},
@@ -154,17 +154,17 @@ func list(numbers []int) string {
 	return out[min(2, len(out)):]
 }
 
-// checkEnds sends requests to the place whose connections end when idle, rarely and often, and to the one whose connections
-// end when old. connection tells the connection that carried a request.
-func checkEnds(ctx context.Context, e *Env, from loadgen.Runner, idle, old loadgen.Request, connection func(loadgen.Exchange) (string, error)) error {
-	var rare, often, aged []use
+// checkEnds sends requests to a place whose connections end when idle, rarely, and often, and to one whose connections end when
+// old. connection tells the connection that carried a request.
+func checkEnds(ctx context.Context, e *Env, from loadgen.Runner, rare, busy, old loadgen.Request, connection func(loadgen.Exchange) (string, error)) error {
+	var rarely, often, aged []use
 	group, groupCtx := errgroup.WithContext(ctx)
 	for _, b := range []struct {
 		uses    *[]use
 		request loadgen.Request
 		count   int
 		spacing time.Duration
-	}{{&rare, idle, 2, idleSpacing}, {&often, idle, busyRequests, busySpacing}, {&aged, old, busyRequests, busySpacing}} {
+	}{{&rarely, rare, 2, idleSpacing}, {&often, busy, busyRequests, busySpacing}, {&aged, old, busyRequests, busySpacing}} {
 		group.Go(func() error {
 			xs, err := e.Burst(groupCtx, from, loadgen.Burst{Requests: []loadgen.Request{b.request}, Count: b.count, Interval: b.spacing})
 			if err != nil {
@@ -177,7 +177,7 @@ func checkEnds(ctx context.Context, e *Env, from loadgen.Runner, idle, old loadg
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return errors.Join(endIdle("rare", rare), endIdle("busy", often), endOld("old", aged))
+	return errors.Join(endIdle("rare", rarely), endIdle("busy", often), endOld("old", aged))
 }
 
 // use is one use of a connection. Envoy saw it begin and end somewhere between start and end.

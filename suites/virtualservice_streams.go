@@ -45,7 +45,7 @@ func tcpWeights() Case {
 			if err != nil {
 				return err
 			}
-			return splitsBy(xs, greeter, shares)
+			return splitsBy(xs, greeted, shares)
 		},
 		Controls: []Control{
 			{Break: "VirtualService spec.tcp[0].route[0].weight=30; VirtualService spec.tcp[0].route[1].weight=70", Fails: "too few of v1, too many of v2"},
@@ -69,7 +69,7 @@ func tlsWeights() Case {
 			"VirtualService.spec.tls[].match[].port", "VirtualService.spec.tls[].match[].sniHosts[]",
 		},
 		Check: func(ctx context.Context, e *Env) error {
-			request := overTLS(e, &loadgen.TLS{InsecureSkipVerify: true})
+			request := tlsTo(e, &loadgen.TLS{InsecureSkipVerify: true})
 			xs, err := e.Gateway(ctx, loadgen.Burst{
 				Requests: []loadgen.Request{request}, Count: splitCount(shares, streamShift), Connections: 4, Policy: loadgen.Fresh,
 			})
@@ -117,7 +117,7 @@ func tcpMatch() Case {
 			{Break: "VirtualService spec.tcp[2].match[0].sourceNamespace=elsewhere", Fails: "the client's namespace: v3 instead of v1"},
 			{Break: "VirtualService spec.tcp[3].route[0].destination.port=", Fails: "another port: "},
 		},
-	}, greeter, func(e *Env) []route {
+	}, greeted, func(e *Env) []route {
 		return []route{
 			{"the port", line(e.Name(), 9001), "v1"},
 			{"the client's label", line(e.Name(), 9002), "v2"},
@@ -146,16 +146,16 @@ func tlsMatch() Case {
 	}, answerer, func(e *Env) []route {
 		host := e.Vars["HOST"]
 		return []route{
-			{"the exact name", overTLS(e.Name(), 8443, "a."+host), "v1"},
-			{"another name below", overTLS(e.Name(), 8443, "b."+host), "v2"},
-			{"a name two levels below", overTLS(e.Name(), 8443, "a.a."+host), "v2"},
-			{"the wildcard's parent", overTLS(e.Name(), 8443, host), "v1|v2|v3"},
-			{"a foreign name", overTLS(e.Name(), 8443, "foreign.test"), "v1|v2|v3"},
-			{"the name at another port", overTLS(e.Name(), 8444, "a."+host), "v3"},
-			{"the client's label", overTLS(e.Name(), 8445, "a."+host), "v1"},
-			{"the client's namespace", overTLS(e.Name(), 8445, "b."+host), "v2"},
-			{"neither", overTLS(e.Name(), 8445, "c."+host), "v3"},
-			{"another port", overTLS(e.Name(), 8446, "a."+host), "v1"},
+			{"the exact name", tlsTo(e.Name(), 8443, "a."+host), "v1"},
+			{"another name below", tlsTo(e.Name(), 8443, "b."+host), "v2"},
+			{"a name two levels below", tlsTo(e.Name(), 8443, "a.a."+host), "v2"},
+			{"the wildcard's parent", tlsTo(e.Name(), 8443, host), "v1|v2|v3"},
+			{"a foreign name", tlsTo(e.Name(), 8443, "foreign.test"), "v1|v2|v3"},
+			{"the name at another port", tlsTo(e.Name(), 8444, "a."+host), "v3"},
+			{"the client's label", tlsTo(e.Name(), 8445, "a."+host), "v1"},
+			{"the client's namespace", tlsTo(e.Name(), 8445, "b."+host), "v2"},
+			{"neither", tlsTo(e.Name(), 8445, "c."+host), "v3"},
+			{"another port", tlsTo(e.Name(), 8446, "a."+host), "v1"},
 		}
 	})
 }
@@ -175,8 +175,8 @@ func streamSubnets() Case {
 		return []route{
 			{"TCP to the lower half", line(low, 9010), "v1"},
 			{"TCP to the upper half", line(high, 9010), "v2"},
-			{"TLS to the lower half", overTLS(low, 9443, e.Vars["HOST"]), "v2"},
-			{"TLS to the upper half", overTLS(high, 9443, e.Vars["HOST"]), "v3"},
+			{"TLS to the lower half", tlsTo(low, 9443, e.Vars["HOST"]), "v2"},
+			{"TLS to the upper half", tlsTo(high, 9443, e.Vars["HOST"]), "v3"},
 		}
 	})
 	// A network for benchmarks (RFC 2544), of which every attempt has its own part.
@@ -215,7 +215,7 @@ func streamGateways() Case {
 			if err != nil {
 				return err
 			}
-			passed := overTLS(e.Name(), 8443, "tls."+e.Vars["HOST"])
+			passed := tlsTo(e.Name(), 8443, "tls."+e.Vars["HOST"])
 			if err := takesBy(ctx, e, client, []route{
 				{"TCP from a sidecar", line(e.Name(), 9000), "v1"},
 				{"TLS from a sidecar", passed, "v1"},
@@ -257,27 +257,15 @@ func line(host string, port int) loadgen.Request {
 	return loadgen.Request{URL: "tcp://" + hostPort(host, port), Protocol: loadgen.TCP, Body: []byte("a line")}
 }
 
-// overTLS is a GET over TLS for the server name; whose certificate comes back is for the check to judge.
-func overTLS(host string, port int, name string) loadgen.Request {
+// tlsTo is a GET over TLS for the server name; whose certificate comes back is for the check to judge.
+func tlsTo(host string, port int, name string) loadgen.Request {
 	return loadgen.Request{URL: "https://" + hostPort(host, port) + "/", TLS: &loadgen.TLS{ServerName: name, InsecureSkipVerify: true}}
-}
-
-// greeter names who answered a TCP connection: the version of the backend, or the outcome.
-func greeter(x loadgen.Exchange) string {
-	if x.ErrKind != "" {
-		return x.ErrKind
-	}
-	a, err := answer(x)
-	if err != nil {
-		return "no greeting"
-	}
-	return a.Version
 }
 
 // streamAnswerer is for tables of TCP and HTTP.
 func streamAnswerer(x loadgen.Exchange) string {
 	if x.Proto == "TCP" {
-		return greeter(x)
+		return greeted(x)
 	}
 	return answerer(x)
 }
