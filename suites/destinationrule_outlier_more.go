@@ -149,8 +149,8 @@ func outlierCases() []Case {
 	}
 }
 
-// turnsOf are the requests of one turn of every pod, in which the failing one answers with the status.
-func turnsOf(e *Env, path, failing string, status int) []loadgen.Request {
+// turnsFailing are the requests of one turn of every pod, in which the failing one answers with the status.
+func turnsFailing(e *Env, path, failing string, status int) []loadgen.Request {
 	request := e.URL(path)
 	if status != 0 {
 		request = e.Commanded(request, fmt.Sprintf("status=%d", status), "if-pod="+failing)
@@ -168,7 +168,7 @@ func checkScript(ctx context.Context, e *Env, s turnScript) error {
 	statuses := slices.Concat(s.before, make([]int, outlierPatience/turnEndpoints), s.decisive)
 	var requests []loadgen.Request
 	for _, status := range statuses {
-		requests = append(requests, turnsOf(e, s.path, failing, status)...)
+		requests = append(requests, turnsFailing(e, s.path, failing, status)...)
 	}
 	requests = append(requests, slices.Repeat([]loadgen.Request{e.URL(s.path)}, outlierPatience)...)
 	xs, err := inTurns(ctx, e, requests, outlierSpacing)
@@ -248,7 +248,7 @@ func checkMinHealth(ctx context.Context, e *Env) error {
 	}
 	var requests []loadgen.Request
 	for _, failing := range pods[:2] {
-		requests = append(requests, slices.Repeat(turnsOf(e, "/", failing, 503), 2)...)
+		requests = append(requests, slices.Repeat(turnsFailing(e, "/", failing, 503), 2)...)
 		requests = append(requests, slices.Repeat([]loadgen.Request{e.URL("/")}, outlierPatience)...)
 	}
 	xs, err := inTurns(ctx, e, requests, outlierSpacing)
@@ -271,7 +271,7 @@ func checkGrowth(ctx context.Context, e *Env) error {
 		return err
 	}
 	failing := pods[0]
-	xs, err := inTurns(ctx, e, slices.Repeat(turnsOf(e, "/", failing, 503), growthRequests/turnEndpoints), growthSpacing)
+	xs, err := inTurns(ctx, e, slices.Repeat(turnsFailing(e, "/", failing, 503), growthRequests/turnEndpoints), growthSpacing)
 	if err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func tlsWeights() Case {
 			"VirtualService.spec.tls[].match[].port", "VirtualService.spec.tls[].match[].sniHosts[]",
 		},
 		Check: func(ctx context.Context, e *Env) error {
-			request := tlsTo(e, &loadgen.TLS{InsecureSkipVerify: true})
+			request := overTLS(e, &loadgen.TLS{InsecureSkipVerify: true})
 			xs, err := e.Gateway(ctx, loadgen.Burst{
 				Requests: []loadgen.Request{request}, Count: splitCount(shares, streamShift), Connections: 4, Policy: loadgen.Fresh,
 			})
@@ -146,16 +146,16 @@ func tlsMatch() Case {
 	}, answerer, func(e *Env) []route {
 		host := e.Vars["HOST"]
 		return []route{
-			{"the exact name", tlsTo(e.Name(), 8443, "a."+host), "v1"},
-			{"another name below", tlsTo(e.Name(), 8443, "b."+host), "v2"},
-			{"a name two levels below", tlsTo(e.Name(), 8443, "a.a."+host), "v2"},
-			{"the wildcard's parent", tlsTo(e.Name(), 8443, host), "v1|v2|v3"},
-			{"a foreign name", tlsTo(e.Name(), 8443, "foreign.test"), "v1|v2|v3"},
-			{"the name at another port", tlsTo(e.Name(), 8444, "a."+host), "v3"},
-			{"the client's label", tlsTo(e.Name(), 8445, "a."+host), "v1"},
-			{"the client's namespace", tlsTo(e.Name(), 8445, "b."+host), "v2"},
-			{"neither", tlsTo(e.Name(), 8445, "c."+host), "v3"},
-			{"another port", tlsTo(e.Name(), 8446, "a."+host), "v1"},
+			{"the exact name", underName(e.Name(), 8443, "a."+host), "v1"},
+			{"another name below", underName(e.Name(), 8443, "b."+host), "v2"},
+			{"a name two levels below", underName(e.Name(), 8443, "a.a."+host), "v2"},
+			{"the wildcard's parent", underName(e.Name(), 8443, host), "v1|v2|v3"},
+			{"a foreign name", underName(e.Name(), 8443, "foreign.test"), "v1|v2|v3"},
+			{"the name at another port", underName(e.Name(), 8444, "a."+host), "v3"},
+			{"the client's label", underName(e.Name(), 8445, "a."+host), "v1"},
+			{"the client's namespace", underName(e.Name(), 8445, "b."+host), "v2"},
+			{"neither", underName(e.Name(), 8445, "c."+host), "v3"},
+			{"another port", underName(e.Name(), 8446, "a."+host), "v1"},
 		}
 	})
 }
@@ -175,8 +175,8 @@ func streamSubnets() Case {
 		return []route{
 			{"TCP to the lower half", line(low, 9010), "v1"},
 			{"TCP to the upper half", line(high, 9010), "v2"},
-			{"TLS to the lower half", tlsTo(low, 9443, e.Vars["HOST"]), "v2"},
-			{"TLS to the upper half", tlsTo(high, 9443, e.Vars["HOST"]), "v3"},
+			{"TLS to the lower half", underName(low, 9443, e.Vars["HOST"]), "v2"},
+			{"TLS to the upper half", underName(high, 9443, e.Vars["HOST"]), "v3"},
 		}
 	})
 	// A network for benchmarks (RFC 2544), of which every attempt has its own part.
@@ -215,7 +215,7 @@ func streamGateways() Case {
 			if err != nil {
 				return err
 			}
-			passed := tlsTo(e.Name(), 8443, "tls."+e.Vars["HOST"])
+			passed := underName(e.Name(), 8443, "tls."+e.Vars["HOST"])
 			if err := takesBy(ctx, e, client, []route{
 				{"TCP from a sidecar", line(e.Name(), 9000), "v1"},
 				{"TLS from a sidecar", passed, "v1"},
@@ -257,8 +257,8 @@ func line(host string, port int) loadgen.Request {
 	return loadgen.Request{URL: "tcp://" + hostPort(host, port), Protocol: loadgen.TCP, Body: []byte("a line")}
 }
 
-// tlsTo is a GET over TLS for the server name; whose certificate comes back is for the check to judge.
-func tlsTo(host string, port int, name string) loadgen.Request {
+// underName is a GET over TLS for the server name; whose certificate comes back is for the check to judge.
+func underName(host string, port int, name string) loadgen.Request {
 	return loadgen.Request{URL: "https://" + hostPort(host, port) + "/", TLS: &loadgen.TLS{ServerName: name, InsecureSkipVerify: true}}
 }
 
