@@ -205,6 +205,7 @@ func sampleVars() fixtures.Vars {
 		"NAMESPACE": "harness-sample", "NAME": "sample", "HOST": "sample.harness.test", "GATEWAY": "ingressgateway",
 		"IMAGE": "harness:sample", "TOKEN": "sample-token", "ECHO_TOKEN": "sample-secret", "GATEWAY_TCP_PORT": "31400",
 		"GATEWAY_NAMESPACE": "istio-system", "TLS_CRT": "Y2VydA==", "TLS_KEY": "a2V5", "REPLICAS": "3",
+		"NODE": "sample-node",
 	}
 }
 
