@@ -151,6 +151,7 @@ type ledger struct {
 	fewestReady, mostActive int
 	fewestAt, mostAt        time.Time
 	samples                 []ledgerSample
+	rules                   []func(map[types.UID]corev1.Pod)
 	stop                    func()
 }
 
@@ -159,8 +160,9 @@ type ledgerSample struct {
 	ready, active int
 }
 
-// watchPods begins to keep a ledger of the case's pods. Its stop must be called.
-func (e *Env) watchPods(ctx context.Context, selector string) (*ledger, error) {
+// watchPods begins to keep a ledger of the case's pods. Its stop must be called. Each rule is shown every state, under the
+// ledger's lock.
+func (e *Env) watchPods(ctx context.Context, selector string, rules ...func(map[types.UID]corev1.Pod)) (*ledger, error) {
 	api := e.Kube.CoreV1().Pods(e.Namespace())
 	list, err := api.List(ctx, metav1.ListOptions{LabelSelector: selector})
 	if err != nil {
@@ -173,7 +175,7 @@ func (e *Env) watchPods(ctx context.Context, selector string) (*ledger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch pods %q: %w", selector, err)
 	}
-	l := &ledger{pods: map[types.UID]corev1.Pod{}, stop: w.Stop}
+	l := &ledger{pods: map[types.UID]corev1.Pod{}, rules: rules, stop: w.Stop}
 	for _, p := range list.Items {
 		l.pods[p.UID] = p
 	}
@@ -218,6 +220,9 @@ func (l *ledger) count() {
 		if podReady(&p) {
 			ready++
 		}
+	}
+	for _, rule := range l.rules {
+		rule(l.pods)
 	}
 	now := time.Now()
 	l.samples = append(l.samples, ledgerSample{now, ready, active})

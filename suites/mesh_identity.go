@@ -126,10 +126,10 @@ func call(host string, port int) loadgen.Request {
 	return loadgen.Request{URL: "grpc://" + hostPort(host, port), Protocol: loadgen.GRPC}
 }
 
-// streamCaller is caller, and for TCP, which has no header to say it in, the greeter.
+// streamCaller is caller, and for TCP, which has no header to say it in, the greeted.
 func streamCaller(x loadgen.Exchange) string {
 	if x.Proto == "TCP" {
-		return greeter(x)
+		return greeted(x)
 	}
 	return caller(x)
 }

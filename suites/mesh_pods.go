@@ -78,7 +78,7 @@ func meshPods() []Case {
 const (
 	// probeLimit is how long a pod may take to be ready; its probe runs every second.
 	probeLimit = 20 * time.Second
-	// refusedProbes are more than a pod that is just starting has.
+	// unhealthyOf are more than a pod that is just starting has.
 	refusedProbes = 4
 	drainWork     = 4 * time.Second
 )
@@ -170,7 +170,7 @@ func checkProbeRewrite(ctx context.Context, e *Env) error {
 				return true, nil
 			}
 			if p.DeletionTimestamp == nil {
-				return false, refused(ctx, e, p.Name)
+				return false, unhealthyOf(ctx, e, p.Name)
 			}
 		}
 		return false, errors.New("there is no pod")
@@ -186,8 +186,8 @@ func checkProbeRewrite(ctx context.Context, e *Env) error {
 	}, caller)
 }
 
-// refused says that a pod is not ready, and, once kubelet has told of enough failed probes, that it will not be.
-func refused(ctx context.Context, e *Env, name string) error {
+// unhealthyOf says that a pod is not ready, and, once kubelet has told of enough failed probes, that it will not be.
+func unhealthyOf(ctx context.Context, e *Env, name string) error {
 	events, err := e.Kube.CoreV1().Events(e.Namespace()).List(ctx, metav1.ListOptions{FieldSelector: "reason=Unhealthy,involvedObject.name=" + name})
 	if err != nil {
 		return err
