@@ -34,7 +34,7 @@ func judgedBySticking(what string) string {
 
 func hashKeyCases() []Case {
 	const hash = "DestinationRule.spec.trafficPolicy.loadBalancer.consistentHash."
-	const made = "DestinationRule.spec.subsets[].trafficPolicy.loadBalancer.consistentHash.httpCookie."
+	const subset = "DestinationRule.spec.subsets[].trafficPolicy.loadBalancer.consistentHash."
 	return []Case{
 		{
 			Name:    "DestinationRule/ConsistentHashCookie",
@@ -54,14 +54,15 @@ func hashKeyCases() []Case {
 			Fixture: "destinationrule/hash-cookie-made.yaml",
 			Judged:  judgedBySticking("cookies that the proxy has made") + "; exactly one cookie is set where the client brings none, and none where it does",
 			Covers: []string{
-				made + "name", made + "path", made + "ttl", made + "attributes[].name", made + "attributes[].value",
+				hash + "httpCookie.name", hash + "httpCookie.path", hash + "httpCookie.ttl", hash + "httpCookie.attributes[].name", hash + "httpCookie.attributes[].value",
+				subset + "httpCookie.name", subset + "httpCookie.ttl",
 			},
 			Check: checkHashCookieMade,
 			Controls: []Control{
-				{Break: "DestinationRule spec.subsets[0].trafficPolicy.loadBalancer.consistentHash.httpCookie.ttl=30s", Fails: "Max-Age=30"},
-				{Break: "DestinationRule spec.subsets[0].trafficPolicy.loadBalancer.consistentHash.httpCookie.path=/", Fails: "Path=/;"},
-				{Break: "DestinationRule spec.subsets[0].trafficPolicy.loadBalancer.consistentHash.httpCookie.attributes[0].value=Lax", Fails: "SameSite=Lax"},
-				{Break: "DestinationRule spec.subsets[1].trafficPolicy.loadBalancer.consistentHash.httpCookie.ttl=", Fails: "got no cookie"},
+				{Break: "DestinationRule spec.trafficPolicy.loadBalancer.consistentHash.httpCookie.ttl=30s", Fails: "Max-Age=30"},
+				{Break: "DestinationRule spec.trafficPolicy.loadBalancer.consistentHash.httpCookie.path=/", Fails: "Path=/;"},
+				{Break: "DestinationRule spec.trafficPolicy.loadBalancer.consistentHash.httpCookie.attributes[0].value=Lax", Fails: "SameSite=Lax"},
+				{Break: "DestinationRule spec.subsets[0].trafficPolicy.loadBalancer.consistentHash.httpCookie.ttl=", Fails: "got no cookie"},
 			},
 		},
 		{

@@ -39,12 +39,15 @@ func localityCases() []Case {
 			Judged: fmt.Sprintf("exact: Envoy serves the localities by a fixed schedule, so that of %d requests on one connection each gets its part within %d",
 				distributeRequests, distributeSlack),
 			Workload: Own,
-			Covers:   []string{subset + "localityLbSetting.distribute[].from", subset + "localityLbSetting.distribute[].to{}"},
-			Check:    checkDistribute,
+			Covers: []string{
+				lb + "localityLbSetting.distribute[].from", lb + "localityLbSetting.distribute[].to{}",
+				subset + "localityLbSetting.distribute[].from", subset + "localityLbSetting.distribute[].to{}",
+			},
+			Check: checkDistribute,
 			Controls: []Control{
-				{Break: `DestinationRule spec.subsets[0].trafficPolicy.loadBalancer.localityLbSetting.distribute[0].to={"east/*": 50, "west/one/*": 50}`, Fails: "v1: 40 (expected 60"},
+				{Break: `DestinationRule spec.trafficPolicy.loadBalancer.localityLbSetting.distribute[0].to={"east/*": 50, "west/*": 50}`, Fails: "part at /, got other parts; v1: 40 (expected 60"},
 				{Break: `DestinationRule spec.subsets[0].trafficPolicy.loadBalancer.localityLbSetting.distribute[0].to={"east/*": 75, "west/*": 25}`, Fails: "v3: 10 (expected 0"},
-				{Break: "DestinationRule spec.subsets[0].trafficPolicy.loadBalancer.localityLbSetting.distribute[0].from=nowhere/*", Fails: "(expected 0"},
+				{Break: "DestinationRule spec.trafficPolicy.loadBalancer.localityLbSetting.distribute[0].from=nowhere/*", Fails: "part at /, got other parts; v1: 2"},
 				{Break: "DestinationRule spec.subsets[1].trafficPolicy.loadBalancer.localityLbSetting.distribute[0].from='*'", Fails: "never answered: v2, v3"},
 			},
 		},
@@ -74,7 +77,8 @@ func localityCases() []Case {
 			Injection: true,
 			Needs:     []Capability{Injection},
 			Covers: []string{
-				subset + "localityLbSetting.failover[].from", subset + "localityLbSetting.failover[].to", subset + "localityLbSetting.enabled",
+				lb + "localityLbSetting.failover[].from", lb + "localityLbSetting.failover[].to", lb + "localityLbSetting.enabled",
+				subset + "localityLbSetting.enabled",
 			},
 			Check: func(ctx context.Context, e *Env) error {
 				return failsOver(ctx, e,
@@ -84,9 +88,9 @@ func localityCases() []Case {
 				)
 			},
 			Controls: []Control{
-				{Break: "DestinationRule spec.subsets[0].trafficPolicy.loadBalancer.localityLbSetting.failover[0].to=near", Fails: "/region without v1: answers from all of v3, got v2 ×24"},
-				{Break: "DestinationRule spec.subsets[0].trafficPolicy.loadBalancer.localityLbSetting.failover[0].from=elsewhere", Fails: "/region without v1: answers from all of v3, got v2 ×12, v3 ×12"},
-				{Break: "DestinationRule spec.subsets[2].trafficPolicy.loadBalancer.localityLbSetting.enabled=true", Fails: "/off: answers from all of v1, v2, v3, got v1 ×24"},
+				{Break: "DestinationRule/-region spec.trafficPolicy.loadBalancer.localityLbSetting.failover[0].to=near", Fails: "/region without v1: answers from all of v3, got v2 ×24"},
+				{Break: "DestinationRule/-region spec.trafficPolicy.loadBalancer.localityLbSetting.failover[0].from=elsewhere", Fails: "/region without v1: answers from all of v3, got v2 ×12, v3 ×12"},
+				{Break: "DestinationRule/-region spec.subsets[1].trafficPolicy.loadBalancer.localityLbSetting.enabled=true", Fails: "/off: answers from all of v1, v2, v3, got v1 ×24"},
 			},
 		},
 		{
@@ -98,8 +102,8 @@ func localityCases() []Case {
 			Injection: true,
 			Needs:     []Capability{Injection},
 			Covers: []string{
-				subset + "zoneAwareLbSetting.enabled", subset + "zoneAwareLbSetting.failover[].from", subset + "zoneAwareLbSetting.failover[].to",
-				subset + "zoneAwareLbSetting.failoverPriority[]",
+				lb + "zoneAwareLbSetting.enabled", lb + "zoneAwareLbSetting.failover[].from", lb + "zoneAwareLbSetting.failover[].to",
+				subset + "zoneAwareLbSetting.enabled", subset + "zoneAwareLbSetting.failoverPriority[]",
 			},
 			Check: func(ctx context.Context, e *Env) error {
 				return failsOver(ctx, e,
@@ -109,29 +113,45 @@ func localityCases() []Case {
 				)
 			},
 			Controls: []Control{
-				{Break: "DestinationRule spec.subsets[3].trafficPolicy.loadBalancer.zoneAwareLbSetting.failover[0].to=near", Fails: "/zone without v1: answers from all of v3, got v2 ×24"},
-				{Break: "DestinationRule spec.subsets[4].trafficPolicy.loadBalancer.zoneAwareLbSetting.failoverPriority=", Fails: "/labels: answers from all of v3, got v1 ×24"},
-				{Break: "DestinationRule spec.subsets[5].trafficPolicy.loadBalancer.zoneAwareLbSetting.enabled=true", Fails: "/zone-off: answers from all of v1, v2, v3, got v1 ×24"},
+				{Break: "DestinationRule/-zone spec.trafficPolicy.loadBalancer.zoneAwareLbSetting.failover[0].to=near", Fails: "/zone without v1: answers from all of v3, got v2 ×24"},
+				{Break: "DestinationRule/-zone spec.subsets[0].trafficPolicy.loadBalancer.zoneAwareLbSetting.failoverPriority=", Fails: "/labels: answers from all of v3, got v1 ×24"},
+				{Break: "DestinationRule/-zone spec.subsets[1].trafficPolicy.loadBalancer.zoneAwareLbSetting.enabled=true", Fails: "/zone-off: answers from all of v1, v2, v3, got v1 ×24"},
 			},
 		},
 	}
 }
 
 func checkDistribute(ctx context.Context, e *Env) error {
-	xs, err := e.Gateway(ctx, loadgen.Burst{Requests: []loadgen.Request{e.URL("/")}, Count: distributeRequests})
-	if err != nil {
-		return err
+	for _, c := range []struct {
+		path  string
+		parts []share
+	}{
+		{"/", []share{{"v1", 0.75}, {"v2", 0.125}, {"v3", 0.125}}},
+		{"/one", []share{{"v1", 0.75}, {"v2", 0.25}, {"v3", 0}}},
+	} {
+		xs, err := e.Gateway(ctx, loadgen.Burst{Requests: []loadgen.Request{e.URL(c.path)}, Count: distributeRequests})
+		if err != nil {
+			return err
+		}
+		if err := distributed(c.path, xs, c.parts); err != nil {
+			return err
+		}
 	}
-	if err := all("distributed requests", xs, "200"); err != nil {
+	return turnsOf(ctx, e, e.Outside(), "parts for another origin", e.URL("/elsewhere"), []string{"v1", "v2", "v3"})
+}
+
+// distributed judges that each version has its part, and one without a part nothing.
+func distributed(what string, xs []loadgen.Exchange, parts []share) error {
+	if err := all(what, xs, "200"); err != nil {
 		return err
 	}
 	seen, off := countBy(xs, version), false
-	m := mismatch("each locality's part", "other parts")
-	for name, part := range map[string]float64{"v1": 0.75, "v2": 0.25, "v3": 0} {
-		expected := part * distributeRequests
-		bar := Bar{Name: name, Count: float64(seen[name]), Expected: expected, Low: max(0, expected-distributeSlack), High: expected + distributeSlack}
-		if part == 0 {
-			bar.High = 0.5 // none; zero would mean that it is not bounded
+	m := mismatch("each locality's part at "+what, "other parts")
+	for _, s := range parts {
+		expected := s.part * float64(len(xs))
+		bar := Bar{Name: s.of, Count: float64(seen[s.of]), Expected: expected, Low: max(0, expected-distributeSlack), High: expected + distributeSlack}
+		if s.part == 0 {
+			bar.High = 0.5 // none; a zero would mean that it is not bounded
 		}
 		off = off || bar.Count < bar.Low || bar.Count > bar.High
 		m.Distribution = append(m.Distribution, bar)
@@ -139,11 +159,7 @@ func checkDistribute(ctx context.Context, e *Env) error {
 	if off {
 		return m
 	}
-	xs, err = e.Gateway(ctx, loadgen.Burst{Requests: []loadgen.Request{e.URL("/elsewhere")}, Count: localityRequests})
-	if err != nil {
-		return err
-	}
-	return reached("parts for another origin", xs, version, []string{"v1", "v2", "v3"})
+	return nil
 }
 
 // step is who must answer at a path, once the version that fails there has been left out.
@@ -188,18 +204,23 @@ func turnsOf(ctx context.Context, e *Env, from loadgen.Runner, what string, requ
 
 // forget has the proxies forget which pods failed, when the check ran before: a rule that has changed makes new clusters.
 func forget(ctx context.Context, e *Env) error {
-	if err := changeRule(ctx, e, func(spec *networking.DestinationRule) {
-		policies := []*networking.TrafficPolicy{spec.TrafficPolicy}
-		for _, s := range spec.Subsets {
-			policies = append(policies, s.TrafficPolicy)
+	for _, o := range e.Objects {
+		if o.GetKind() != "DestinationRule" {
+			continue
 		}
-		for _, p := range policies {
-			if o := p.GetOutlierDetection(); o != nil {
-				o.BaseEjectionTime = durationpb.New(o.BaseEjectionTime.AsDuration() + time.Second)
+		if err := changeRule(ctx, e, o.GetName(), func(spec *networking.DestinationRule) {
+			policies := []*networking.TrafficPolicy{spec.TrafficPolicy}
+			for _, s := range spec.Subsets {
+				policies = append(policies, s.TrafficPolicy)
 			}
+			for _, p := range policies {
+				if o := p.GetOutlierDetection(); o != nil {
+					o.BaseEjectionTime = durationpb.New(o.BaseEjectionTime.AsDuration() + time.Second)
+				}
+			}
+		}); err != nil {
+			return err
 		}
-	}); err != nil {
-		return err
 	}
 	return e.Live(ctx)
 }

@@ -21,11 +21,14 @@ func hashTableCases() []Case {
 			stickKeys, poolEndpoints, turnEndpoints)
 		c.Check = checkRing
 		c.Controls = []Control{
-			{Break: "DestinationRule spec.subsets[1].trafficPolicy.loadBalancer.consistentHash." + size + "=3840", Fails: "moved although its endpoint stayed"},
-			{Break: "DestinationRule spec.subsets[0].trafficPolicy.loadBalancer.consistentHash." + size + "=6400", Fails: "moved although its endpoint stayed"},
-			{Break: "DestinationRule spec.subsets[0].trafficPolicy=", Fails: "does not stick"},
+			{Break: "DestinationRule spec.subsets[0].trafficPolicy.loadBalancer.consistentHash." + size + "=3840", Fails: "moved although its endpoint stayed"},
+			{Break: "DestinationRule spec.trafficPolicy.loadBalancer.consistentHash." + size + "=6400", Fails: "moved although its endpoint stayed"},
+			{Break: "DestinationRule spec.trafficPolicy=", Fails: "does not stick"},
 		}
-		c.Covers = []string{"DestinationRule.spec.subsets[].trafficPolicy.loadBalancer.consistentHash." + size}
+		c.Covers = []string{
+			"DestinationRule.spec.trafficPolicy.loadBalancer.consistentHash." + size,
+			"DestinationRule.spec.subsets[].trafficPolicy.loadBalancer.consistentHash." + size,
+		}
 		return c
 	}
 	return []Case{
@@ -45,12 +48,15 @@ func hashTableCases() []Case {
 			Fixture: "destinationrule/hash-maglev.yaml",
 			Judged: fmt.Sprintf("exact: each of %d values %d times on fresh connections, always to one endpoint; two endpoints are used by the table of two places, all %d by the other",
 				stickKeys, stickTurns, turnEndpoints),
-			Covers: []string{"DestinationRule.spec.subsets[].trafficPolicy.loadBalancer.consistentHash.maglev.tableSize"},
-			Check:  checkMaglev,
+			Covers: []string{
+				"DestinationRule.spec.trafficPolicy.loadBalancer.consistentHash.maglev.tableSize",
+				"DestinationRule.spec.subsets[].trafficPolicy.loadBalancer.consistentHash.maglev.tableSize",
+			},
+			Check: checkMaglev,
 			Controls: []Control{
-				{Break: "DestinationRule spec.subsets[0].trafficPolicy.loadBalancer.consistentHash.maglev.tableSize=1021", Fails: "3 endpoints are used"},
-				{Break: "DestinationRule spec.subsets[0].trafficPolicy.loadBalancer.consistentHash={httpHeaderName: x-user}", Fails: "3 endpoints are used"},
-				{Break: "DestinationRule spec.subsets[1].trafficPolicy.loadBalancer.consistentHash.maglev.tableSize=2", Fails: "2 endpoints are used"},
+				{Break: "DestinationRule spec.trafficPolicy.loadBalancer.consistentHash.maglev.tableSize=1021", Fails: "3 endpoints are used"},
+				{Break: "DestinationRule spec.trafficPolicy.loadBalancer.consistentHash={httpHeaderName: x-user}", Fails: "3 endpoints are used"},
+				{Break: "DestinationRule spec.subsets[0].trafficPolicy.loadBalancer.consistentHash.maglev.tableSize=2", Fails: "2 endpoints are used"},
 			},
 		},
 		{

@@ -37,10 +37,10 @@ func tlsVerify() Case {
 			{Break: "DestinationRule spec.trafficPolicy.tls.subjectAltNames=[backend.test.elsewhere, '*.test']", Fails: "as it should be: no connection instead of TLS for asked.test"},
 			{Break: "DestinationRule spec.trafficPolicy.tls.sni=another.test", Fails: "as it should be: TLS for another.test instead of TLS for asked.test"},
 			{Break: "the subset for what is revoked names the secret without the list", Fails: "revoked: TLS for asked.test instead of no connection", Do: func(ctx context.Context, e *Env) error {
-				return changeRule(ctx, e, func(spec *networking.DestinationRule) { spec.Subsets[2].TrafficPolicy.Tls.CredentialName = e.Name() })
+				return changeRule(ctx, e, e.Name(), func(spec *networking.DestinationRule) { spec.Subsets[2].TrafficPolicy.Tls.CredentialName = e.Name() })
 			}},
 			{Break: "the rule names another authority's secret", Fails: "as it should be: no connection instead of TLS for asked.test", Do: func(ctx context.Context, e *Env) error {
-				return changeRule(ctx, e, func(spec *networking.DestinationRule) { spec.TrafficPolicy.Tls.CredentialName += "-foreign" })
+				return changeRule(ctx, e, e.Name(), func(spec *networking.DestinationRule) { spec.TrafficPolicy.Tls.CredentialName += "-foreign" })
 			}},
 		},
 	}, func(e *Env) []route {
@@ -85,11 +85,11 @@ func prepareBackend(e *Env) error {
 	return nil
 }
 
-// changeRule changes the fixture's DestinationRule, where a break cannot know the name of what it must say. Applying the
-// fixture again takes it back.
-func changeRule(ctx context.Context, e *Env, change func(*networking.DestinationRule)) error {
+// changeRule changes a DestinationRule of the fixture, where a break cannot know what it must say. Applying the fixture
+// again takes it back.
+func changeRule(ctx context.Context, e *Env, name string, change func(*networking.DestinationRule)) error {
 	rules := e.Istio.NetworkingV1().DestinationRules(e.Namespace())
-	rule, err := rules.Get(ctx, e.Name(), metav1.GetOptions{})
+	rule, err := rules.Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
 		return fmt.Errorf("read the rule: %w", err)
 	}
@@ -156,7 +156,7 @@ func tlsMutual() Case {
 		Controls: []Control{
 			{Break: "DestinationRule spec.trafficPolicy.tls.mode=SIMPLE", Fails: "the rule: TLS for asked.test instead of TLS for asked.test by CN=ours.test"},
 			{Break: "the rule names the other secret", Fails: "the rule: TLS for asked.test by CN=theirs.test instead of", Do: func(ctx context.Context, e *Env) error {
-				return changeRule(ctx, e, func(spec *networking.DestinationRule) { spec.TrafficPolicy.Tls.CredentialName += "-other" })
+				return changeRule(ctx, e, e.Name(), func(spec *networking.DestinationRule) { spec.TrafficPolicy.Tls.CredentialName += "-other" })
 			}},
 			{Break: "DestinationRule spec.subsets[1].trafficPolicy.tls.mode=MUTUAL", Fails: "a subset that is SIMPLE: TLS for asked.test by CN=ours.test instead of"},
 		},
