@@ -27,6 +27,10 @@ const (
 func readinessAnswers() int { return stats.CoverPlan(readinessPods, 1e-6/2) }
 
 func podCases() []Case {
+	return slices.Concat(podReadiness(), podProbes(), podEnds(), podStarts(), podPlaces())
+}
+
+func podReadiness() []Case {
 	return []Case{{
 		Name:     "Pod/Readiness",
 		Doc:      "A pod that says it is not ready gets no traffic, through the gateway or the Service, until it says it is.",

@@ -1,0 +1,332 @@
+// Copyright The harness authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package suites
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"harness.example/harness/fixtures"
+	"harness.example/harness/internal/stats"
+	"harness.example/harness/loadgen"
+)
+
+// podEnds are the cases about how a container or a pod ends.
+func podEnds() []Case {
+	return []Case{
+		{
+			Name:     "Pod/PreStop",
+			Doc:      "A preStop hook, a pause or a request, is awaited before a container is told to end: a backend that does not drain loses nothing.",
+			Fixture:  "pod/pre-stop.yaml",
+			Workload: Own,
+			Covers: []string{
+				"Pod.spec.containers[].lifecycle.preStop.sleep.seconds", "Pod.spec.containers[].lifecycle.preStop.httpGet.port",
+				"Pod.spec.containers[].lifecycle.preStop.httpGet.httpHeaders[].value",
+			},
+			Judged: fmt.Sprintf("exact: two pods, one with each kind of hook, are deleted one after the other; of an open-loop load of %d/s no request is lost", deploymentRate),
+			Check:  checkPreStop,
+			Controls: []Control{
+				{Break: "Deployment/sleep spec.template.spec.containers[0].lifecycle=", Fails: "requests lost"},
+				{Break: "Deployment/http spec.template.spec.containers[0].lifecycle=", Fails: "requests lost"},
+			},
+		},
+		{
+			Name:     "Pod/GracePeriod",
+			Doc:      "A pod told to end may end the request under way, for as long as terminationGracePeriodSeconds.",
+			Fixture:  "pod/grace-period.yaml",
+			Workload: Own,
+			Covers:   []string{"Pod.spec.terminationGracePeriodSeconds"},
+			Judged:   "exact: a request that takes 4 s, and is known to be at the pod when that is deleted, is answered by it",
+			Check:    checkGracePeriod,
+			Controls: []Control{{Break: "Deployment spec.template.spec.terminationGracePeriodSeconds=1", Fails: "under way"}},
+		},
+		{
+			Name:     "Pod/RestartPolicy",
+			Doc:      "A container that fails its liveness probe is started again with Always and OnFailure; with Never its pod has ended and takes no traffic.",
+			Fixture:  "pod/restart-policy.yaml",
+			Workload: Own,
+			Covers:   []string{"Pod.spec.restartPolicy", "Pod.status.phase", "Pod.status.containerStatuses[].restartCount"},
+			Judged:   fmt.Sprintf("exact: restarts and phase of each of three pods, within %s; in the end those of Always and OnFailure answer, and no other", deploymentPatience),
+			Samples:  []Sample{covers("pods reached in the end", 2, stats.CoverPlan(2, answersAlpha), answersAlpha)},
+			Check:    checkRestartPolicy,
+			Controls: []Control{
+				{Break: "the pod of Always is made anew with Never", Fails: "-always has ended", Do: repoliced("always", "Never")},
+				{Break: "the pod of Never is made anew with Always", Fails: "-never restarted", Do: repoliced("never", "Always")},
+			},
+		},
+		{
+			Name:     "Pod/OutOfMemory",
+			Doc:      "A container that takes more memory than its limit is killed and restarted, its neighbour is not, and it takes traffic again.",
+			Fixture:  "pod/out-of-memory.yaml",
+			Workload: Own,
+			Covers: []string{
+				"Pod.spec.containers[].resources.limits{}", "Pod.status.containerStatuses[].lastState.terminated.reason",
+				"Pod.status.containerStatuses[].lastState.terminated.exitCode",
+			},
+			Judged: fmt.Sprintf("exact: the container that is made to take 256 MiB ends with OOMKilled and code 137 and is restarted once, in the same pod, within %s, its "+
+				"neighbour never; in the end both answer", restartLimit),
+			Samples: []Sample{covers("pods reached in the end", 2, stats.CoverPlan(2, answersAlpha), answersAlpha)},
+			Check:   checkOutOfMemory,
+			Controls: []Control{
+				{Break: "Deployment spec.template.spec.containers[0].resources.limits={memory: 512Mi}", Fails: "is answered"},
+			},
+		},
+	}
+}
+
+func checkPreStop(ctx context.Context, e *Env) error {
+	for _, hook := range []string{"sleep", "http"} {
+		pods, err := e.Pods(ctx, selector(e))
+		if err != nil {
+			return err
+		}
+		load := e.startLoad(ctx, "while the pod with the hook "+hook+" ends", deploymentRate, e.URL("/"))
+		defer func() { _, _ = load.stop() }()
+		if err := e.reachable(ctx, podNames(pods)); err != nil {
+			return err
+		}
+		if err := e.replacePod(ctx, selector(e)+",hook="+hook); err != nil {
+			return err
+		}
+		result, err := load.stop()
+		if err != nil {
+			return err
+		}
+		if err := lostNone("while the pod with the hook "+hook+" ends", result); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replacePod deletes the one pod that is selected, and waits until it has ended and another one is ready.
+func (e *Env) replacePod(ctx context.Context, selector string) error {
+	pods, err := e.Pods(ctx, selector)
+	if err != nil {
+		return err
+	}
+	if len(pods) != 1 {
+		return fmt.Errorf("%d pods %s are ready, want 1", len(pods), selector)
+	}
+	old := pods[0]
+	start := time.Now()
+	if err := e.Kube.CoreV1().Pods(e.Namespace()).Delete(ctx, old.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &old.UID}}); err != nil {
+		return fmt.Errorf("delete pod %s: %w", old.Name, err)
+	}
+	err = e.within(ctx, deploymentPatience, "pod "+old.Name+" ends", func(ctx context.Context) (bool, error) { return e.gone(ctx, old) })
+	if err != nil {
+		return err
+	}
+	e.Figure("from deletion to the end of "+old.Name, time.Since(start).Seconds(), "s")
+	err = e.within(ctx, deploymentPatience, "pod "+old.Name+" is replaced", func(ctx context.Context) (bool, error) {
+		now, err := e.Pods(ctx, selector)
+		return len(now) == 1, err
+	})
+	if err != nil {
+		return err
+	}
+	return e.Live(ctx)
+}
+
+// underWay sends one request through the gateway that takes a while, and returns once it is at one of the pods: which one,
+// and what gives its answer.
+func (e *Env) underWay(ctx context.Context, pods []corev1.Pod, lasts string) (at string, answered func() ([]loadgen.Exchange, error), err error) {
+	prefix := e.Prefix()
+	type outcome struct {
+		xs  []loadgen.Exchange
+		err error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		xs, err := e.Gateway(ctx, loadgen.Burst{
+			Requests: []loadgen.Request{e.Commanded(e.URL("/"), "delay="+lasts)}, Count: 1, Timeout: time.Minute, Policy: loadgen.Fresh, IDPrefix: prefix,
+		})
+		done <- outcome{xs, err}
+	}()
+	answered = func() ([]loadgen.Exchange, error) {
+		o := <-done
+		return o.xs, o.err
+	}
+	err = e.Until(ctx, "the request is at a pod", func(ctx context.Context) (bool, error) {
+		seen, err := e.Seen(ctx, pods, prefix)
+		if err != nil {
+			return false, err
+		}
+		for name, ids := range seen {
+			if len(ids) > 0 {
+				at = name
+			}
+		}
+		return at != "", nil
+	})
+	return at, answered, err
+}
+
+func checkGracePeriod(ctx context.Context, e *Env) error {
+	pods, err := e.atRest(ctx)
+	if err != nil {
+		return err
+	}
+	at, answered, err := e.underWay(ctx, pods, "4s")
+	if err != nil {
+		return err
+	}
+	if err := e.replacePod(ctx, selector(e)); err != nil {
+		return err
+	}
+	xs, err := answered()
+	if err != nil {
+		return err
+	}
+	return reached("the request under way at a pod that ends", xs, pod, []string{at})
+}
+
+func checkRestartPolicy(ctx context.Context, e *Env) error {
+	policies := []string{"always", "onfailure", "never"}
+	before := map[string]corev1.Pod{}
+	for _, policy := range policies {
+		pods, err := e.Pods(ctx, selector(e)+",policy="+policy)
+		if err != nil {
+			return err
+		}
+		if len(pods) != 1 {
+			return fmt.Errorf("%d pods of policy %s are ready, want 1", len(pods), policy)
+		}
+		before[policy] = pods[0]
+		e.Undo(func(ctx context.Context) error { return e.deletePod(ctx, pods[0].Name) })
+		if _, err := e.Control(ctx, "POST", pods[0].Name, "/control", url.Values{"live": {"false"}}); err != nil {
+			return err
+		}
+	}
+	for _, policy := range policies {
+		if err := e.endsAs(ctx, before[policy], policy == "never"); err != nil {
+			return err
+		}
+	}
+	if err := e.Live(ctx); err != nil {
+		return err
+	}
+	_, err := e.servedBy(ctx, "after the restarts", []string{before["always"].Name, before["onfailure"].Name})
+	return err
+}
+
+// endsAs judges that the pod's container has ended for good, or was restarted once and is ready.
+func (e *Env) endsAs(ctx context.Context, before corev1.Pod, forGood bool) error {
+	want := before.Name + " restarted once"
+	if forGood {
+		want = before.Name + " ended, not restarted"
+	}
+	return e.within(ctx, deploymentPatience, want, func(ctx context.Context) (bool, error) {
+		p, err := e.Kube.CoreV1().Pods(e.Namespace()).Get(ctx, before.Name, metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		restarts := p.Status.ContainerStatuses[0].RestartCount
+		over := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+		switch {
+		case over && !forGood:
+			return false, mismatch(want, "%s has ended (%s)", p.Name, p.Status.Phase)
+		case restarts > 0 && forGood || restarts > 1:
+			return false, mismatch(want, "%s restarted %d times", p.Name, restarts)
+		case forGood:
+			return over, fmt.Errorf("it is %s", p.Status.Phase)
+		}
+		return restarts == 1 && podReady(p), fmt.Errorf("restarted %d times, ready %s", restarts, readyStatus(p))
+	})
+}
+
+// deletePod deletes a pod and waits until it is gone.
+func (e *Env) deletePod(ctx context.Context, name string) error {
+	grace := int64(1)
+	api := e.Kube.CoreV1().Pods(e.Namespace())
+	if err := api.Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &grace}); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete pod %s: %w", name, err)
+	}
+	return e.Until(ctx, "pod "+name+" is gone", func(ctx context.Context) (bool, error) {
+		_, err := api.Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return true, nil
+		}
+		return false, err
+	})
+}
+
+// repoliced makes one of the pods anew with another restart policy.
+func repoliced(name, policy string) func(context.Context, *Env) error {
+	return func(ctx context.Context, e *Env) error {
+		return e.remade(ctx, edit{kind: "Pod", name: "-" + name, path: "spec.restartPolicy", value: policy})
+	}
+}
+
+// remade makes an object anew with one edit, for one whose fields cannot be changed while it lives.
+func (e *Env) remade(ctx context.Context, change edit) error {
+	target, err := find(e.wanted, change)
+	if err != nil {
+		return err
+	}
+	changed := target.DeepCopy()
+	if err := fixtures.Edit(changed, change.path, change.value); err != nil {
+		return err
+	}
+	remove := func(ctx context.Context) error {
+		if target.GetKind() == "Pod" {
+			return e.deletePod(ctx, target.GetName())
+		}
+		return e.fx.Delete(ctx, target)
+	}
+	if err := remove(ctx); err != nil {
+		return err
+	}
+	e.Undo(remove)
+	live, err := e.fx.Apply(ctx, changed)
+	if err != nil {
+		return err
+	}
+	return e.fx.WaitReady(ctx, live...)
+}
+
+func checkOutOfMemory(ctx context.Context, e *Env) error {
+	pods, err := e.atRest(ctx)
+	if err != nil {
+		return err
+	}
+	victim, other := pods[0], pods[1]
+	from, err := e.Inside(ctx, "")
+	if err != nil {
+		return err
+	}
+	xs, err := e.Burst(ctx, from, loadgen.Burst{
+		Requests: []loadgen.Request{e.Commanded(loadgen.Request{URL: "http://" + hostPort(victim.Status.PodIP, 8080) + "/"}, "hold=256Mi")}, Count: 1, Policy: loadgen.Fresh,
+	})
+	if err != nil {
+		return err
+	}
+	if outcomeOf(xs[0]) == "200" {
+		return mismatch("a container that is killed amid the request", "%s is answered", victim.Name)
+	}
+	if err := e.restarted(ctx, victim, 1); err != nil {
+		return err
+	}
+	p, err := e.Kube.CoreV1().Pods(e.Namespace()).Get(ctx, victim.Name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if t := p.Status.ContainerStatuses[0].LastTerminationState.Terminated; t == nil || t.Reason != "OOMKilled" || t.ExitCode != 137 {
+		return mismatch("the container ended with OOMKilled and code 137", "%s", ended(p.Status.ContainerStatuses[0]))
+	}
+	if err := e.turns(ctx, victim.Name, true); err != nil {
+		return err
+	}
+	if err := errors.Join(e.restarted(ctx, other, 0), e.stillServing(ctx, "after the restart", pods)); err != nil {
+		return err
+	}
+	return e.servedWith(ctx, "after the restart", pods, "v1")
+}
