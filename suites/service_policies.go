@@ -83,8 +83,7 @@ func servicePolicies() []Case {
 			Needs:   []Capability{ManyNodes},
 			Direct:  true,
 			Samples: serviceSamples("a pod on each node"),
-			Judged: fmt.Sprintf("exact: none of %d answers is from another node's pod, and three tries where the node has none are not answered; every pod of the node answers (n and alpha as sampled)",
-				serviceAnswers()),
+			Judged: fmt.Sprintf("exact: none of %d answers is from another node's pod, and three tries where the node has none are not answered; every pod of the node answers (n and alpha as sampled)", serviceAnswers()),
 			Covers: []string{"Service.spec.internalTrafficPolicy"},
 			Check:  checkInternalTrafficPolicy,
 			Controls: []Control{
@@ -153,7 +152,7 @@ func unanswered(ctx context.Context, e *Env, what string, from loadgen.Runner, u
 }
 
 // answeredOnly judges that fresh connections to the URL are answered by each of the pods and by nobody else. They are as
-// many as show every pod of the pool, so that a stray one would be seen, too.
+// many as show every pod of the pool: a stray one would be seen.
 func answeredOnly(ctx context.Context, e *Env, what string, from loadgen.Runner, url string, pods []corev1.Pod) error {
 	if err := ends(ctx, e, what, from, loadgen.Request{URL: url}, "200"); err != nil {
 		return err
@@ -218,12 +217,11 @@ func checkHairpin(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	self := pods[0]
 	for what, url := range map[string]string{
 		"at the cluster address": clusterURL(s),
-		"at its node's port":     "http://" + hostPort(self.Status.HostIP, int(s.Spec.Ports[0].NodePort)) + "/",
+		"at its node's port":     "http://" + hostPort(pods[0].Status.HostIP, int(s.Spec.Ports[0].NodePort)) + "/",
 	} {
-		xs, err := e.tries(ctx, e.backend(self), loadgen.Request{URL: url})
+		xs, err := e.tries(ctx, e.backend(pods[0]), loadgen.Request{URL: url})
 		if err != nil {
 			return err
 		}
@@ -283,14 +281,14 @@ func (e *Env) courses(ctx context.Context, node string, long, short *corev1.Serv
 	if err != nil {
 		return nil, nil, err
 	}
-	var b loadgen.Burst
+	b := loadgen.Burst{Policy: loadgen.Fresh, Interval: affinityPause}
 	for _, s := range []*corev1.Service{long, short} {
 		for _, p := range s.Spec.Ports {
 			b.Requests = append(b.Requests, loadgen.Request{URL: "http://" + hostPort(s.Spec.ClusterIP, int(p.Port)) + "/"})
 		}
 	}
 	// As many connections as requests: each of them stays with one request.
-	b.Connections, b.Count, b.Policy, b.Interval = len(b.Requests), affinityRounds*len(b.Requests), loadgen.Fresh, affinityPause
+	b.Connections, b.Count = len(b.Requests), affinityRounds*len(b.Requests)
 	xs, err := e.Burst(ctx, from, b)
 	if err != nil {
 		return nil, nil, err
