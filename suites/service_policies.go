@@ -83,9 +83,9 @@ func servicePolicies() []Case {
 			Needs:   []Capability{ManyNodes},
 			Direct:  true,
 			Samples: serviceSamples("a pod on each node"),
-			Judged: fmt.Sprintf("exact: none of %d answers is from another node's pod, and three tries where the node has none are not answered; every pod of the node answers (n and alpha as sampled)", serviceAnswers()),
-			Covers: []string{"Service.spec.internalTrafficPolicy"},
-			Check:  checkInternalTrafficPolicy,
+			Judged:  fmt.Sprintf("exact: none of %d answers is from another node's pod, and three tries where the node has none are not answered; every pod of the node answers (n and alpha as sampled)", serviceAnswers()),
+			Covers:  []string{"Service.spec.internalTrafficPolicy"},
+			Check:   checkInternalTrafficPolicy,
 			Controls: []Control{
 				{Break: "Service/-one spec.internalTrafficPolicy=Cluster", Fails: "200 ×3"},
 				{Break: "Service/-all spec.internalTrafficPolicy=Cluster", Fails: "not expected: \"echo-"},
