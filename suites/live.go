@@ -317,7 +317,8 @@ func hasProxy(p *corev1.Pod) bool {
 }
 
 // endpoints returns the endpoints (host:port) of the fixture's Services by name.namespace. It is an error when
-// EndpointSlices do not hold exactly the ready pods: they will change.
+// EndpointSlices do not hold exactly the ready pods, or all that have not ended where a Service wants those too: they will
+// change.
 func (l *live) endpoints(ctx context.Context, e *Env) (map[string][]string, error) {
 	out := map[string][]string{}
 	for _, o := range e.Objects {
@@ -325,7 +326,8 @@ func (l *live) endpoints(ctx context.Context, e *Env) (map[string][]string, erro
 		if o.GetKind() != "Service" || len(selector) == 0 {
 			continue
 		}
-		endpoints, err := l.complete(ctx, o.GetNamespace(), o.GetName(), selector)
+		unready, _, _ := unstructured.NestedBool(o.Object, "spec", "publishNotReadyAddresses")
+		endpoints, err := l.complete(ctx, o.GetNamespace(), o.GetName(), selector, unready)
 		if err != nil {
 			return nil, fmt.Errorf("the Service %s: %w", o.GetName(), err)
 		}
@@ -334,14 +336,15 @@ func (l *live) endpoints(ctx context.Context, e *Env) (map[string][]string, erro
 	return out, nil
 }
 
-func (l *live) complete(ctx context.Context, namespace, name string, selector map[string]string) ([]string, error) {
+func (l *live) complete(ctx context.Context, namespace, name string, selector map[string]string, unready bool) ([]string, error) {
 	pods, err := l.r.kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(selector).String()})
 	if err != nil {
 		return nil, err
 	}
 	var want []string
 	for _, p := range pods.Items {
-		if podReady(&p) {
+		ended := p.Status.PodIP == "" || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded
+		if podReady(&p) || unready && !ended {
 			want = append(want, p.Status.PodIP)
 		}
 	}

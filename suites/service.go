@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +43,11 @@ func serviceSamples(from string) []Sample {
 }
 
 func serviceCases() []Case {
+	return slices.Concat(serviceTypes(), servicePolicies())
+}
+
+// serviceTypes are the addresses that each type of a Service has.
+func serviceTypes() []Case {
 	return []Case{
 		{
 			Name:    "Service/ClusterIP",
