@@ -354,7 +354,7 @@ func (e *Env) Seen(ctx context.Context, pods []corev1.Pod, prefix string) (map[s
 }
 
 // pollEvery is how often a wait looks again. It bounds how late a wait notices, never what is judged.
-const pollEvery = 50 * time.Millisecond
+const pollEvery = 100 * time.Millisecond
 
 // Until waits for a condition, trying at least once, and returns the last error or the fact that it stayed false when ctx
 // ends. An error of the condition means "not yet".

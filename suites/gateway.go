@@ -15,7 +15,7 @@ import (
 )
 
 func gatewayCases() []Case {
-	return slices.Concat(gatewayFirst(), gatewayMutual(), gatewayParameters(), gatewayPassthrough(), gatewayCredentials(), gatewayProtocols())
+	return slices.Concat(gatewayFirst(), gatewayMutual(), gatewayParameters(), gatewayPassthrough(), gatewayCredentials(), gatewayProtocols(), gatewayMerged())
 }
 
 // gatewayFirst are one case for each protocol of a port.

@@ -168,7 +168,8 @@ func (r *runner) run(ctx context.Context, cases []Case) error {
 	return r.finish(ctx)
 }
 
-// sideBySide runs so many attempts at a time. One that waits for what another holds takes no place meanwhile.
+// sideBySide runs so many attempts at a time; one with pods of its own counts twice. One that waits for what another holds
+// takes no place meanwhile.
 func (r *runner) sideBySide(ctx context.Context, attempts []attempt, limit int) {
 	places, held := semaphore.NewWeighted(int64(limit)), map[string]*sync.Mutex{}
 	var all sync.WaitGroup
@@ -183,10 +184,14 @@ func (r *runner) sideBySide(ctx context.Context, attempts []attempt, limit int) 
 		for i, h := range what {
 			locks[i] = held[h]
 		}
+		size := int64(1)
+		if a.c.Workload == Own {
+			size = int64(min(2, limit))
+		}
 		in := func() {
 			// Without a place the run is over, and attempt knows that, too.
-			if places.Acquire(ctx, 1) == nil {
-				defer places.Release(1)
+			if places.Acquire(ctx, size) == nil {
+				defer places.Release(size)
 			}
 			r.attempt(ctx, a)
 		}
@@ -200,11 +205,11 @@ func (r *runner) sideBySide(ctx context.Context, attempts []attempt, limit int) 
 			})
 			continue
 		}
-		if places.Acquire(ctx, 1) != nil {
+		if places.Acquire(ctx, size) != nil {
 			break
 		}
 		all.Go(func() {
-			defer places.Release(1)
+			defer places.Release(size)
 			r.attempt(ctx, a)
 		})
 	}
