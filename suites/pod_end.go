@@ -7,14 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"harness.example/harness/fixtures"
 	"harness.example/harness/internal/stats"
 	"harness.example/harness/loadgen"
 )
@@ -22,22 +19,6 @@ import (
 // podEnds are the cases about how a container or a pod ends.
 func podEnds() []Case {
 	return []Case{
-		{
-			Name:     "Pod/PreStop",
-			Doc:      "A preStop hook, a pause or a request, is awaited before a container is told to end: a backend that does not drain loses nothing.",
-			Fixture:  "pod/pre-stop.yaml",
-			Workload: Own,
-			Covers: []string{
-				"Pod.spec.containers[].lifecycle.preStop.sleep.seconds", "Pod.spec.containers[].lifecycle.preStop.httpGet.port",
-				"Pod.spec.containers[].lifecycle.preStop.httpGet.httpHeaders[].value",
-			},
-			Judged: fmt.Sprintf("exact: two pods, one with each kind of hook, are deleted one after the other; of an open-loop load of %d/s no request is lost", deploymentRate),
-			Check:  checkPreStop,
-			Controls: []Control{
-				{Break: "Deployment/sleep spec.template.spec.containers[0].lifecycle=", Fails: "requests lost"},
-				{Break: "Deployment/http spec.template.spec.containers[0].lifecycle=", Fails: "requests lost"},
-			},
-		},
 		{
 			Name:     "Pod/GracePeriod",
 			Doc:      "A pod told to end may end the request under way, for as long as terminationGracePeriodSeconds.",
@@ -47,20 +28,6 @@ func podEnds() []Case {
 			Judged:   "exact: a request that takes 4 s, and is known to be at the pod when that is deleted, is answered by it",
 			Check:    checkGracePeriod,
 			Controls: []Control{{Break: "Deployment spec.template.spec.terminationGracePeriodSeconds=1", Fails: "under way"}},
-		},
-		{
-			Name:     "Pod/RestartPolicy",
-			Doc:      "A container that fails its liveness probe is started again with Always and OnFailure; with Never its pod has ended and takes no traffic.",
-			Fixture:  "pod/restart-policy.yaml",
-			Workload: Own,
-			Covers:   []string{"Pod.spec.restartPolicy", "Pod.status.phase", "Pod.status.containerStatuses[].restartCount"},
-			Judged:   fmt.Sprintf("exact: restarts and phase of each of three pods, within %s; in the end those of Always and OnFailure answer, and no other", deploymentPatience),
-			Samples:  []Sample{covers("pods reached in the end", 2, stats.CoverPlan(2, answersAlpha), answersAlpha)},
-			Check:    checkRestartPolicy,
-			Controls: []Control{
-				{Break: "the pod of Always is made anew with Never", Fails: "-always has ended", Do: repoliced("always", "Never")},
-				{Break: "the pod of Never is made anew with Always", Fails: "-never restarted", Do: repoliced("never", "Always")},
-			},
 		},
 		{
 			Name:     "Pod/OutOfMemory",
@@ -80,31 +47,6 @@ func podEnds() []Case {
 			},
 		},
 	}
-}
-
-func checkPreStop(ctx context.Context, e *Env) error {
-	for _, hook := range []string{"sleep", "http"} {
-		pods, err := e.Pods(ctx, selector(e))
-		if err != nil {
-			return err
-		}
-		load := e.startLoad(ctx, "while the pod with the hook "+hook+" ends", deploymentRate, e.URL("/"))
-		defer func() { _, _ = load.stop() }()
-		if err := e.reachable(ctx, podNames(pods)); err != nil {
-			return err
-		}
-		if err := e.replacePod(ctx, selector(e)+",hook="+hook); err != nil {
-			return err
-		}
-		result, err := load.stop()
-		if err != nil {
-			return err
-		}
-		if err := lostNone("while the pod with the hook "+hook+" ends", result); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // replacePod deletes the one pod that is selected, and waits until it has ended and another one is ready.
@@ -187,110 +129,6 @@ func checkGracePeriod(ctx context.Context, e *Env) error {
 		return err
 	}
 	return reached("the request under way at a pod that ends", xs, pod, []string{at})
-}
-
-func checkRestartPolicy(ctx context.Context, e *Env) error {
-	policies := []string{"always", "onfailure", "never"}
-	before := map[string]corev1.Pod{}
-	for _, policy := range policies {
-		pods, err := e.Pods(ctx, selector(e)+",policy="+policy)
-		if err != nil {
-			return err
-		}
-		if len(pods) != 1 {
-			return fmt.Errorf("%d pods of policy %s are ready, want 1", len(pods), policy)
-		}
-		before[policy] = pods[0]
-		e.Undo(func(ctx context.Context) error { return e.deletePod(ctx, pods[0].Name) })
-		if _, err := e.Control(ctx, "POST", pods[0].Name, "/control", url.Values{"live": {"false"}}); err != nil {
-			return err
-		}
-	}
-	for _, policy := range policies {
-		if err := e.endsAs(ctx, before[policy], policy == "never"); err != nil {
-			return err
-		}
-	}
-	if err := e.Live(ctx); err != nil {
-		return err
-	}
-	_, err := e.servedBy(ctx, "after the restarts", []string{before["always"].Name, before["onfailure"].Name})
-	return err
-}
-
-// endsAs judges that the pod's container has ended for good, or was restarted once and is ready.
-func (e *Env) endsAs(ctx context.Context, before corev1.Pod, forGood bool) error {
-	want := before.Name + " restarted once"
-	if forGood {
-		want = before.Name + " ended, not restarted"
-	}
-	return e.within(ctx, deploymentPatience, want, func(ctx context.Context) (bool, error) {
-		p, err := e.Kube.CoreV1().Pods(e.Namespace()).Get(ctx, before.Name, metav1.GetOptions{})
-		if err != nil {
-			return false, err
-		}
-		restarts := p.Status.ContainerStatuses[0].RestartCount
-		over := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
-		switch {
-		case over && !forGood:
-			return false, mismatch(want, "%s has ended (%s)", p.Name, p.Status.Phase)
-		case restarts > 0 && forGood || restarts > 1:
-			return false, mismatch(want, "%s restarted %d times", p.Name, restarts)
-		case forGood:
-			return over, fmt.Errorf("it is %s", p.Status.Phase)
-		}
-		return restarts == 1 && podReady(p), fmt.Errorf("restarted %d times, ready %s", restarts, readyStatus(p))
-	})
-}
-
-// deletePod deletes a pod and waits until it is gone.
-func (e *Env) deletePod(ctx context.Context, name string) error {
-	grace := int64(1)
-	api := e.Kube.CoreV1().Pods(e.Namespace())
-	if err := api.Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &grace}); err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("delete pod %s: %w", name, err)
-	}
-	return e.Until(ctx, "pod "+name+" is gone", func(ctx context.Context) (bool, error) {
-		_, err := api.Get(ctx, name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return true, nil
-		}
-		return false, err
-	})
-}
-
-// repoliced makes one of the pods anew with another restart policy.
-func repoliced(name, policy string) func(context.Context, *Env) error {
-	return func(ctx context.Context, e *Env) error {
-		return e.remade(ctx, edit{kind: "Pod", name: "-" + name, path: "spec.restartPolicy", value: policy})
-	}
-}
-
-// remade makes an object anew with one edit, for one whose fields cannot be changed while it lives.
-func (e *Env) remade(ctx context.Context, change edit) error {
-	target, err := find(e.wanted, change)
-	if err != nil {
-		return err
-	}
-	changed := target.DeepCopy()
-	if err := fixtures.Edit(changed, change.path, change.value); err != nil {
-		return err
-	}
-	remove := func(ctx context.Context) error {
-		if target.GetKind() == "Pod" {
-			return e.deletePod(ctx, target.GetName())
-		}
-		return e.fx.Delete(ctx, target)
-	}
-	if err := remove(ctx); err != nil {
-		return err
-	}
-	e.Undo(remove)
-	live, err := e.fx.Apply(ctx, changed)
-	if err != nil {
-		return err
-	}
-	return e.fx.WaitReady(ctx, live...)
 }
 
 func checkOutOfMemory(ctx context.Context, e *Env) error {

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"net"
 	"slices"
 	"sync"
 	"time"
@@ -33,19 +32,6 @@ func servicePolicies() []Case {
 	// With three nodes: each client's every pause is one draw per port.
 	moves := 3 * affinityPorts * (affinityRounds - 1)
 	return []Case{
-		{
-			Name:    "Service/NoEndpoints",
-			Doc:     "A Service that selects no pod refuses connections and datagrams at once, at its cluster address and at its node port.",
-			Fixture: "service/no-endpoints.yaml",
-			Needs:   []Capability{NodeAccess},
-			Direct:  true,
-			Judged:  "exact: each of three tries is refused, from a pod on each node and at each node",
-			Covers:  []string{"Service.spec.selector{}"},
-			Check:   checkNoEndpoints,
-			Controls: []Control{
-				{Break: "Service spec.selector.version=v1", Fails: "200 ×"},
-			},
-		},
 		{
 			Name:    "Service/Hairpin",
 			Doc:     "A pod reaches itself through its own Service, at the cluster address and at a node port.",
@@ -74,35 +60,6 @@ func servicePolicies() []Case {
 				{Break: "Service/-long spec.sessionAffinity=None; Service/-long spec.sessionAffinityConfig=", Fails: "moved"},
 				{Break: "Service/-long spec.sessionAffinityConfig.clientIP.timeoutSeconds=1", Fails: "moved"},
 				{Break: "Service/-short spec.sessionAffinityConfig.clientIP.timeoutSeconds=600", Fails: "no client moves"},
-			},
-		},
-		{
-			Name:    "Service/InternalTrafficPolicy",
-			Doc:     "With the internal policy Local a client reaches the pods of its own node only, and nobody where there is none.",
-			Fixture: "service/internal-traffic-policy.yaml",
-			Needs:   []Capability{ManyNodes},
-			Direct:  true,
-			Samples: serviceSamples("a pod on each node"),
-			Judged:  fmt.Sprintf("exact: none of %d answers is from another node's pod, and three tries where the node has none are not answered; every pod of the node answers (n and alpha as sampled)", serviceAnswers()),
-			Covers:  []string{"Service.spec.internalTrafficPolicy"},
-			Check:   checkInternalTrafficPolicy,
-			Controls: []Control{
-				{Break: "Service/-one spec.internalTrafficPolicy=Cluster", Fails: "200 ×3"},
-				{Break: "Service/-all spec.internalTrafficPolicy=Cluster", Fails: "not expected: \"echo-"},
-			},
-		},
-		{
-			Name:    "Service/ExternalTrafficPolicy",
-			Doc:     "With the external policy Local a node port shows the pod its client's address and is silent on nodes without a pod; with Cluster every node answers and hides the client.",
-			Fixture: "service/external-traffic-policy.yaml",
-			Needs:   []Capability{NodeAccess, ManyNodes},
-			Direct:  true,
-			Judged:  "exact: three tries at each node have one right outcome, and the pod names the peer that it saw",
-			Covers:  []string{"Service.spec.externalTrafficPolicy"},
-			Check:   checkExternalTrafficPolicy,
-			Controls: []Control{
-				{Break: "Service/-local spec.externalTrafficPolicy=Cluster", Fails: "the policy Local at node"},
-				{Break: "Service/-cluster spec.externalTrafficPolicy=Local", Fails: "the policy Cluster at node"},
 			},
 		},
 		{
@@ -146,11 +103,6 @@ func ends(ctx context.Context, e *Env, what string, from loadgen.Runner, r loadg
 	return all(what, xs, outcomes...)
 }
 
-// unanswered judges that nobody opens: a proxy may refuse or drop.
-func unanswered(ctx context.Context, e *Env, what string, from loadgen.Runner, url string) error {
-	return ends(ctx, e, what, from, loadgen.Request{URL: url}, loadgen.KindDialTimeout, loadgen.KindDialRefused)
-}
-
 // answeredOnly judges that fresh connections to the URL are answered by each of the pods and by nobody else. They are as
 // many as show every pod of the pool: a stray one would be seen.
 func answeredOnly(ctx context.Context, e *Env, what string, from loadgen.Runner, url string, pods []corev1.Pod) error {
@@ -171,33 +123,6 @@ func clusterURL(s *corev1.Service) string {
 // podsOn are those of the pods that stand on the node.
 func podsOn(node string, pods []corev1.Pod) []corev1.Pod {
 	return slices.DeleteFunc(slices.Clone(pods), func(p corev1.Pod) bool { return p.Spec.NodeName != node })
-}
-
-func checkNoEndpoints(ctx context.Context, e *Env) error {
-	s, err := e.service(ctx)
-	if err != nil {
-		return err
-	}
-	refused := func(what string, from loadgen.Runner, host string, tcp, udp int) error {
-		if err := ends(ctx, e, what+", its TCP port", from, loadgen.Request{URL: "http://" + hostPort(host, tcp) + "/"}, loadgen.KindDialRefused); err != nil {
-			return err
-		}
-		r := loadgen.Request{URL: "udp://" + hostPort(host, udp), Protocol: loadgen.UDP, Body: []byte("ping")}
-		return ends(ctx, e, what+", its UDP port", from, r, loadgen.KindDialRefused)
-	}
-	for _, node := range e.Target.Nodes {
-		from, err := e.Inside(ctx, node.Name)
-		if err != nil {
-			return err
-		}
-		if err := refused("from node "+node.Name, from, s.Spec.ClusterIP, 80, 9001); err != nil {
-			return err
-		}
-		if err := refused("at node "+node.Name, e.Outside(), node.Address, int(s.Spec.Ports[0].NodePort), int(s.Spec.Ports[1].NodePort)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // backend is traffic from inside a pod that also answers.
@@ -308,85 +233,6 @@ func (e *Env) courses(ctx context.Context, node string, long, short *corev1.Serv
 		}
 	}
 	return stay, move, nil
-}
-
-func checkInternalTrafficPolicy(ctx context.Context, e *Env) error {
-	for suffix, labels := range map[string]string{"-one": "app=echo,version=v2", "-all": "app=echo"} {
-		s, err := e.serviceOf(ctx, suffix)
-		if err != nil {
-			return err
-		}
-		pods, err := e.Pods(ctx, labels)
-		if err != nil {
-			return err
-		}
-		for _, node := range e.Target.Nodes {
-			from, err := e.Inside(ctx, node.Name)
-			if err != nil {
-				return err
-			}
-			what := fmt.Sprintf("%s from node %s", suffix, node.Name)
-			if here := podsOn(node.Name, pods); len(here) > 0 {
-				err = answeredOnly(ctx, e, what, from, clusterURL(s), here)
-			} else {
-				err = unanswered(ctx, e, what+", which has no pod", from, clusterURL(s))
-			}
-			if err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func checkExternalTrafficPolicy(ctx context.Context, e *Env) error {
-	pods, err := e.Pods(ctx, "app=echo,version=v2")
-	if err != nil {
-		return err
-	}
-	for suffix, policy := range map[string]string{"-local": "Local", "-cluster": "Cluster"} {
-		s, err := e.serviceOf(ctx, suffix)
-		if err != nil {
-			return err
-		}
-		for _, node := range e.Target.Nodes {
-			what := fmt.Sprintf("the policy %s at node %s", policy, node.Name)
-			url := "http://" + hostPort(node.Address, int(s.Spec.Ports[0].NodePort)) + "/"
-			if policy == "Local" && len(podsOn(node.Name, pods)) == 0 {
-				if err := ends(ctx, e, what+", which has no pod", e.Outside(), loadgen.Request{URL: url}, loadgen.KindDialTimeout); err != nil {
-					return err
-				}
-				continue
-			}
-			xs, err := e.tries(ctx, e.Outside(), loadgen.Request{URL: url})
-			if err != nil {
-				return err
-			}
-			if err := showsClient(what, xs, policy == "Local"); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// showsClient judges whether the backend saw the client's own address.
-func showsClient(what string, xs []loadgen.Exchange, shown bool) error {
-	if err := all(what, xs, "200"); err != nil {
-		return err
-	}
-	for _, x := range xs {
-		a, err := answer(x)
-		if err != nil {
-			return err
-		}
-		seen, _, _ := net.SplitHostPort(a.Remote)
-		own, _, _ := net.SplitHostPort(x.Local)
-		if (seen == own) != shown {
-			return &Mismatch{Want: fmt.Sprintf("%s: that the pod sees the client's address is %t", what, shown), Got: fmt.Sprintf("it sees %s, the client is %s", seen, own), Exchanges: xs}
-		}
-	}
-	return nil
 }
 
 func checkTrafficDistribution(ctx context.Context, e *Env) error {
