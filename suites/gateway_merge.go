@@ -71,7 +71,7 @@ func gatewayPrecedence() Case {
 		Controls: []Control{
 			{Break: "delete Gateway/-exact", Fails: "the exact name: v1 instead of v2"},
 			{Break: "Gateway/-exact spec.servers[1].hosts=[elsewhere.harness.test]", Fails: "the exact name over TLS: v1 as wildcard instead of v2 as exact"},
-			{Break: "VirtualService/-exact spec.gateways=[elsewhere]", Fails: "a path of the exact Gateway: 404 instead of v2"},
+			{Break: "VirtualService/-exact-both spec.gateways=[elsewhere]", Fails: "a path of the exact Gateway: 404 instead of v2"},
 			{Break: "delete Gateway/-wildcard", Fails: "another name: 404 instead of v1"},
 		},
 	}, func(x loadgen.Exchange) string {
@@ -178,14 +178,14 @@ func invalids() []invalid {
 	return []invalid{
 		{"a target port", "spec.servers[0].port.targetPort", "8080", "targetPort has no impact on Gateways"},
 		{"a port name used twice", "spec.servers[1].port.name", "http", "port names in servers must be unique"},
-		{"a port without a name", "spec.servers[0].port.name", `""`, "port name must be set"},
+		{"a port without a name", "spec.servers[0].port.name", `""`, "port.name: Required value"},
 		{"a port number that is none", "spec.servers[0].port.number", "70000", "must be in the range 1..65535"},
 		{"an unknown protocol", "spec.servers[0].port.protocol", "CARRIER-PIGEON", "invalid protocol"},
 		{"a certificate on a plain port", "spec.servers[0].tls", "{mode: SIMPLE, credentialName: some}", "server cannot have TLS settings for plain text HTTP ports"},
 		{"HTTPS without TLS settings", "spec.servers[1].tls", "", "server must have TLS settings for HTTPS/TLS protocols"},
 		{"a mesh certificate and another", "spec.servers[1].tls", "{mode: ISTIO_MUTUAL, credentialName: some}", "cannot have associated credentialName"},
-		{"a wildcard within a name", "spec.servers[0].hosts", `["a.*.test"]`, "wildcards"},
-		{"a namespace that is none", "spec.servers[0].hosts", "[a/b/c.test]", "a/b/c.test"},
+		{"a wildcard within a name", "spec.servers[0].hosts", `["a.*.test"]`, "partial wildcard"},
+		{"a namespace that is none", "spec.servers[0].hosts", "[a/b/c.test]", "domain name \"b/c.test\" invalid"},
 	}
 }
 
@@ -223,9 +223,14 @@ func refusesInvalid(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
+	revision, err := validated(ctx, e)
+	if err != nil {
+		return err
+	}
 	wrong := map[string]int{}
 	for _, i := range invalids() {
 		changed := now.DeepCopy()
+		changed.SetLabels(map[string]string{"istio.io/rev": revision})
 		if err := fixtures.Edit(changed, i.path, i.value); err != nil {
 			return err
 		}

@@ -59,19 +59,6 @@ func meshPods() []Case {
 				{Break: "the probe is left as it is written", Fails: "refused probes", Do: leaveProbes},
 			},
 		},
-		{
-			Name:      "Mesh/Drain",
-			Doc:       "A request under way when its pod is told to end is answered through the pod's sidecar.",
-			Fixture:   "mesh/drain.yaml",
-			Needs:     []Capability{Injection},
-			Workload:  Own,
-			Injection: true,
-			Mesh:      true,
-			Judged:    fmt.Sprintf("exact: the pod is deleted while it works on a request that takes %s, and that request is answered by it; no false alarm", drainWork),
-			Covers:    []string{"Pod.spec.terminationGracePeriodSeconds"},
-			Check:     checkDrain,
-			Controls:  []Control{{Break: "Deployment spec.template.spec.terminationGracePeriodSeconds=1", Fails: "the request under way: "}},
-		},
 	}
 }
 
@@ -221,49 +208,4 @@ func leaveProbes(ctx context.Context, e *Env) error {
 		}
 		return len(list.Items) > 0, nil
 	})
-}
-
-func checkDrain(ctx context.Context, e *Env) error {
-	server, err := e.onePod(ctx, selector(e))
-	if err != nil {
-		return err
-	}
-	client, err := e.Mesh(ctx)
-	if err != nil {
-		return err
-	}
-	prefix := e.Prefix()
-	type outcome struct {
-		xs  []loadgen.Exchange
-		err error
-	}
-	done := make(chan outcome, 1)
-	go func() {
-		request := e.Commanded(loadgen.Request{URL: "http://" + e.fromPool(e.Name()) + "/"}, "delay="+drainWork.String())
-		xs, err := e.Burst(ctx, client, loadgen.Burst{Requests: []loadgen.Request{request}, Count: 1, IDPrefix: prefix})
-		done <- outcome{xs, err}
-	}()
-	if err := e.Until(ctx, "the pod works on the request", func(ctx context.Context) (bool, error) {
-		seen, err := e.Seen(ctx, []corev1.Pod{*server}, prefix+"-")
-		return len(seen[server.Name]) > 0, err
-	}); err != nil {
-		return err
-	}
-	if err := e.Kube.CoreV1().Pods(e.Namespace()).Delete(ctx, server.Name, metav1.DeleteOptions{}); err != nil {
-		return fmt.Errorf("delete the pod: %w", err)
-	}
-	if len(done) > 0 {
-		return errors.New("the request was answered before the pod was deleted")
-	}
-	o := <-done
-	if o.err != nil {
-		return o.err
-	}
-	if err := reached("the request under way", o.xs, pod, []string{server.Name}); err != nil {
-		return err
-	}
-	if got := caller(o.xs[0]); got != e.clientIdentity() {
-		return mismatch("the request under way: through the sidecar, from "+e.clientIdentity(), "%s", got)
-	}
-	return nil
 }
