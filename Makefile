@@ -11,10 +11,10 @@ ARGS    ?=
 BUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)"
 
 .DEFAULT_GOAL := help
-.PHONY: help e2e test up down status lint bench benchgatewayapi build image docs pin clean cc
+.PHONY: help e2e test up down status lint bench build image docs pin clean cc
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 e2e: build ## bring a cluster up, run every case with its controls, report, bring it down
 	$(BIN)/harness e2e $(ARGS)
@@ -40,9 +40,6 @@ lint: ## gofmt, go vet, staticcheck (and golangci-lint where it is installed)
 
 bench: ## benchmarks that need no cluster
 	$(GO) test -run '^$$' -bench . -benchmem ./...
-
-benchgatewayapi: build ## seconds per case beside the Gateway API's own suite, on the cluster that is up (about 15 minutes)
-	cd bench/gatewayapi && $(GO) build -o ../../$(BIN)/gatewayapi . && ../../$(BIN)/harness exec -- ../../$(BIN)/gatewayapi ../../$(BIN)/harness
 
 build: ## build bin/harness, a static binary
 	@mkdir -p $(BIN)
