@@ -131,6 +131,7 @@ func tlsMatch() Case {
 		Name:    "VirtualService/TLSMatch",
 		Doc:     "A TLS connection takes the rule of its server name, exact before wildcard, for its port and its client; one that no rule names is passed on to the Service.",
 		Fixture: "virtualservice/stream-tls-match.yaml",
+		Direct:  true, // a sidecar passes what no rule names on to the ClusterIP itself
 		Covers: []string{
 			"VirtualService.spec.tls[].match[].sniHosts[]", "VirtualService.spec.tls[].match[].port", "VirtualService.spec.tls[].match[].sourceLabels{}",
 			"VirtualService.spec.tls[].match[].sourceNamespace", "VirtualService.spec.tls[].route[].destination.port.number",
