@@ -145,6 +145,7 @@ func (a *Access) discover(ctx context.Context, client kubernetes.Interface) {
 	}
 	_, err := client.Discovery().RESTClient().Get().AbsPath("/apis/metrics.k8s.io/v1beta1/nodes").DoRaw(ctx)
 	have("Metrics", err)
+	have("CustomMetrics", unserved(client, "custom.metrics.k8s.io", "external.metrics.k8s.io"))
 	have("LoadBalancer", balanced(ctx, client))
 	hooks, err := client.AdmissionregistrationV1().MutatingWebhookConfigurations().List(ctx, metav1.ListOptions{})
 	if err == nil && !slices.ContainsFunc(hooks.Items, func(h admissionv1.MutatingWebhookConfiguration) bool {
@@ -154,6 +155,20 @@ func (a *Access) discover(ctx context.Context, client kubernetes.Interface) {
 	}
 	have("Injection", err)
 	have("NodeAccess", a.nodeAccess(ctx))
+}
+
+// unserved says whether nobody serves the API groups, so that a run may.
+func unserved(client kubernetes.Interface, names ...string) error {
+	groups, err := client.Discovery().ServerGroups()
+	if err != nil {
+		return err
+	}
+	for _, g := range groups.Groups {
+		if slices.Contains(names, g.Name) {
+			return fmt.Errorf("%s is served already: the cases bring an adapter of their own", g.Name)
+		}
+	}
+	return nil
 }
 
 // balanced looks for a Service that a load balancer serves: without one, an

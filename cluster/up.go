@@ -94,7 +94,7 @@ func (b *bringUp) connect(ctx context.Context, _ func(string)) error {
 	b.access = &Access{
 		Kubeconfig: b.kubeconfig(), Context: "kind-" + b.Name, IstioNamespace: "istio-system", Disruptive: true,
 		Provider: "kind/" + b.engine.name, Images: b.Way, Owned: true,
-		Capabilities: map[string]string{"LoadBalancer": "", "Metrics": "", "NodeAccess": "", "Injection": ""},
+		Capabilities: map[string]string{"LoadBalancer": "", "Metrics": "", "NodeAccess": "", "Injection": "", "CustomMetrics": ""},
 	}
 	if b.Isolated {
 		b.access.Netns = b.network()

@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	watchtools "k8s.io/client-go/tools/watch"
 
 	"harness.example/harness/internal/stats"
 )
@@ -231,6 +232,12 @@ func checkPauseResume(ctx context.Context, e *Env) error {
 	if err := e.servedWith(ctx, "while paused", before, from); err != nil {
 		return err
 	}
+	if d, err = e.deployment(ctx); err != nil {
+		return err
+	}
+	if !d.Spec.Paused || d.Status.UpdatedReplicas != 0 {
+		return mismatch("nothing updated while paused, until it is resumed", "%d updated, paused %t", d.Status.UpdatedReplicas, d.Spec.Paused)
+	}
 	fresh, _, err := e.replicaSets(ctx)
 	if err != nil {
 		return err
@@ -248,21 +255,27 @@ func checkPauseResume(ctx context.Context, e *Env) error {
 	return e.servedWith(ctx, "once resumed", after, to)
 }
 
-// resumeAlways is somebody else who wants the Deployment to go on.
+// resumeAlways is somebody else who wants the Deployment to go on, and watches it.
 func resumeAlways(ctx context.Context, e *Env) error {
-	ctx, cancel := context.WithCancel(ctx)
+	api := e.Kube.AppsV1().Deployments(e.Namespace())
+	list, err := api.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list Deployments: %w", err)
+	}
+	w, err := watchtools.NewRetryWatcherWithContext(ctx, list.ResourceVersion, selectedWatch(api.Watch))
+	if err != nil {
+		return fmt.Errorf("watch Deployments: %w", err)
+	}
 	var done sync.WaitGroup
 	done.Go(func() {
-		_ = e.Until(ctx, "the control ends", func(ctx context.Context) (bool, error) {
-			d, err := e.deployment(ctx)
-			if err == nil && d.Spec.Paused {
-				_, err = e.Kube.AppsV1().Deployments(e.Namespace()).Patch(ctx, e.Name(), types.MergePatchType, []byte(`{"spec":{"paused":false}}`), metav1.PatchOptions{})
+		for event := range w.ResultChan() {
+			if d, ok := event.Object.(*appsv1.Deployment); ok && d.Spec.Paused {
+				_, _ = api.Patch(ctx, d.Name, types.MergePatchType, []byte(`{"spec":{"paused":false}}`), metav1.PatchOptions{})
 			}
-			return false, err
-		})
+		}
 	})
 	e.Undo(func(context.Context) error {
-		cancel()
+		w.Stop()
 		done.Wait()
 		return nil
 	})

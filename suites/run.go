@@ -67,6 +67,7 @@ type runner struct {
 
 	ready      func(context.Context) error // brings the pool up, once
 	clients    func(context.Context) error // waits for the client pods
+	adapter    func(context.Context) error // brings the metrics adapter up, once
 	background sync.WaitGroup
 	mu         sync.Mutex
 	stopped    bool
@@ -128,6 +129,7 @@ func newRunner(target Target, o Options, fx fixtureClient) *runner {
 	}
 	r.promised = r.target
 	r.ready = once(r.setUp)
+	r.adapter = once(r.startAdapter)
 	r.clients = once(func(ctx context.Context) error {
 		objs, err := r.load("base/client.yaml", r.vars())
 		if err != nil {
@@ -344,6 +346,9 @@ func (r *runner) execute(ctx context.Context, a attempt) (result Result) {
 		}
 	}
 	err := r.ready(ctx)
+	if err == nil && needsAdapter(a.c) {
+		err = r.adapter(ctx)
+	}
 	e := r.env(a)
 	if err == nil {
 		err = r.judge(ctx, e, &result)

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+
+	utilversion "k8s.io/apimachinery/pkg/util/version"
 )
 
 // Target says where the cases run. It is plain data: the command line fills it from the environment it brought up or
@@ -56,6 +58,11 @@ const (
 	GatewayTCP   Capability = "GatewayTCP"   // the gateway's Service has a TCP port
 	NodeExec     Capability = "NodeExec"     // commands can be run on nodes, and the user allows it
 	ManyNodes    Capability = "ManyNodes"    // at least two nodes run workloads
+	// CustomMetrics: nobody serves custom.metrics.k8s.io and external.metrics.k8s.io yet, so that the run may.
+	CustomMetrics Capability = "CustomMetrics"
+	// ScaleToZero and ScaleTolerance are what autoscalers have learned, read from Target.Versions.
+	ScaleToZero    Capability = "ScaleToZero"
+	ScaleTolerance Capability = "ScaleTolerance"
 )
 
 // Missing returns why the target lacks the capability, "" when it has it.
@@ -82,7 +89,13 @@ func (t Target) Missing(c Capability) string {
 			return fmt.Sprintf("has %d node(s) for workloads, needs 2", len(t.workers()))
 		}
 		return ""
-	case LoadBalancer, Metrics, NodeAccess, Injection:
+	case ScaleToZero, ScaleTolerance:
+		since := map[Capability]string{ScaleToZero: "1.37", ScaleTolerance: "1.35"}[c]
+		if now, err := utilversion.ParseGeneric(t.Versions["kubernetes"]); err != nil || now.LessThan(utilversion.MustParseGeneric(since)) {
+			return fmt.Sprintf("autoscalers have %s since Kubernetes %s, here is %q", c, since, t.Versions["kubernetes"])
+		}
+		return ""
+	case LoadBalancer, Metrics, NodeAccess, Injection, CustomMetrics:
 		reason, known := t.Capabilities[string(c)]
 		if !known {
 			return "the target does not say that it has " + string(c)
