@@ -85,6 +85,8 @@ func All() []Case {
 		serviceCases(),
 		deploymentCases(),
 		hpaCases(),
+		hpaBehavior(),
+		hpaMetrics(),
 		podCases(),
 		meshCases(),
 		pathCases(),

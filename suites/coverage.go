@@ -117,6 +117,9 @@ var whole = []string{ //nolint:gochecknoglobals // a constant list
 	"DestinationRule.spec.trafficPolicy.portLevelSettings[].connectionPool",
 	"DestinationRule.spec.trafficPolicy.portLevelSettings[].outlierDetection",
 	"DestinationRule.spec.trafficPolicy.portLevelSettings[].tls",
+	"HorizontalPodAutoscaler.spec.metrics[].external.metric.selector",
+	"HorizontalPodAutoscaler.spec.metrics[].object.metric.selector",
+	"HorizontalPodAutoscaler.spec.metrics[].pods.metric.selector",
 }
 
 // canonical names a field that can be written in two ways in one: a Deployment's template is a Pod, and a subtree of whole

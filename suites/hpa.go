@@ -420,6 +420,9 @@ func said(h *autoscalingv2.HorizontalPodAutoscaler) string {
 	if use, has := utilization(h); has {
 		parts = append(parts, fmt.Sprintf("CPU %d %%", use))
 	}
+	for _, q := range readings(h) {
+		parts = append(parts, "metric "+q.String())
+	}
 	for _, c := range h.Status.Conditions {
 		parts = append(parts, fmt.Sprintf("%s %s (%s)", c.Type, c.Status, c.Reason))
 	}

@@ -6,6 +6,7 @@ package suites
 // Reasons that several fields share.
 const (
 	gatewayFile = "a path in the gateway's own file system, where a stock gateway has no such file; certificates come from Secrets (credentialName)"
+	untargeted  = "one type of target for all sources; the autoscaler does not read this one for a metric of this source"
 	unread      = "in the API, but this Istio does not read it"
 )
 
@@ -46,5 +47,13 @@ var scopes = []scope{ //nolint:gochecknoglobals // a constant list
 	{
 		kind: "HorizontalPodAutoscaler",
 		in:   []string{"HorizontalPodAutoscaler.spec"},
+		out: map[string]string{
+			"HorizontalPodAutoscaler.spec.metrics[].object.target.averageUtilization":   untargeted,
+			"HorizontalPodAutoscaler.spec.metrics[].external.target.averageUtilization": untargeted,
+			"HorizontalPodAutoscaler.spec.metrics[].pods.target.averageUtilization":     untargeted,
+			"HorizontalPodAutoscaler.spec.metrics[].pods.target.value":                  untargeted,
+			"HorizontalPodAutoscaler.spec.metrics[].resource.target.value":              untargeted,
+			"HorizontalPodAutoscaler.spec.metrics[].containerResource.target.value":     untargeted,
+		},
 	},
 }
