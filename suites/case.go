@@ -87,6 +87,7 @@ func All() []Case {
 		hpaCases(),
 		hpaBehavior(),
 		hpaMetrics(),
+		hpaMemory(),
 		podCases(),
 		meshCases(),
 		pathCases(),

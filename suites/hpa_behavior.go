@@ -114,12 +114,7 @@ func checkPolicyPeriod(ctx context.Context, e *Env) error {
 		metric       float64
 		first, later int32
 	}{{"up", 2, 100, 3, 4}, {"down", 5, 10, 4, 3}} {
-		if err := s.begin(ctx, way.what, way.from); err != nil {
-			return err
-		}
-		asked := time.Now()
-		step := scaleStep{way.what, way.from, way.metric, way.first, ""}
-		if err := s.judged(ctx, step); err != nil {
+		if err := s.step(ctx, scaleStep{way.what, way.from, way.metric, way.first, ""}); err != nil {
 			return err
 		}
 		want := fmt.Sprintf("%s: the next pod %s after the step before", way.what, slowPeriod)
@@ -128,7 +123,7 @@ func checkPolicyPeriod(ctx context.Context, e *Env) error {
 		}); err != nil {
 			return err
 		}
-		if passed := time.Since(asked); passed < slowPeriod {
+		if passed := time.Since(s.moved); passed < slowPeriod {
 			return mismatch(want, "%s: the next %s after the step before", way.what, passed.Round(time.Millisecond))
 		}
 	}
@@ -150,11 +145,7 @@ func checkStabilization(ctx context.Context, e *Env) error {
 		{scaleStep{"up", 2, 40, 2, "ScaleUpStabilized"}, upWindow, 4},
 		{scaleStep{"down", 4, 20, 4, "ScaleDownStabilized"}, downWindow, 2},
 	} {
-		calm := time.Now()
-		if err := s.begin(ctx, way.step.what, way.step.from); err != nil {
-			return err
-		}
-		if err := s.judged(ctx, way.step); err != nil {
+		if err := s.step(ctx, way.step); err != nil {
 			return err
 		}
 		want := fmt.Sprintf("%s: %d pods become %d after %s", way.step.what, way.step.from, way.then, way.window)
@@ -163,7 +154,7 @@ func checkStabilization(ctx context.Context, e *Env) error {
 		}); err != nil {
 			return err
 		}
-		passed := time.Since(calm)
+		passed := time.Since(s.calm)
 		e.Figure(way.step.what+": from need to change", passed.Seconds(), "s")
 		if got := s.last.Status.DesiredReplicas; got != way.then || passed < way.window {
 			return mismatch(want, "%s: after %s %d desired (%s)", way.step.what, passed.Round(time.Millisecond), got, said(s.last))

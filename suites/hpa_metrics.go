@@ -110,14 +110,10 @@ func checkPodsMetric(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	if err := s.begin(ctx, "the pods' average", 1); err != nil {
+	if err := s.step(ctx, scaleStep{"the pods' average", 1, 35, 4, ""}); err != nil {
 		return err
 	}
-	start := time.Now()
-	if err := s.judged(ctx, scaleStep{"the pods' average", 1, 35, 4, ""}); err != nil {
-		return err
-	}
-	e.Figure("from need to desired", time.Since(start).Seconds(), "s")
+	e.Figure("from need to desired", time.Since(s.moved).Seconds(), "s")
 	if err := s.decides(ctx, "four pods, all running, stay", func(h *autoscalingv2.HorizontalPodAutoscaler) bool {
 		return h.Status.CurrentReplicas == 4 && h.Status.DesiredReplicas == 4 && s.reads(h, 35, 4)
 	}); err != nil {
@@ -127,9 +123,9 @@ func checkPodsMetric(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	e.Figure("from need to ready", time.Since(start).Seconds(), "s")
+	e.Figure("from need to ready", time.Since(s.moved).Seconds(), "s")
 	err = e.reachable(ctx, podNames(pods))
-	e.Figure("from need to answers from all", time.Since(start).Seconds(), "s")
+	e.Figure("from need to answers from all", time.Since(s.moved).Seconds(), "s")
 	return err
 }
 
@@ -233,8 +229,7 @@ func checkScaleIn(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	start := time.Now()
-	if err := s.judged(ctx, scaleStep{"the need is over", 4, 10, 1, ""}); err != nil {
+	if err := s.step(ctx, scaleStep{"the need is over", 4, 10, 1, ""}); err != nil {
 		return err
 	}
 	if err := e.within(ctx, deploymentPatience, "only one pod is there", func(context.Context) (bool, error) {
@@ -242,7 +237,7 @@ func checkScaleIn(ctx context.Context, e *Env) error {
 	}); err != nil {
 		return err
 	}
-	e.Figure("from the end of the need to one pod", time.Since(start).Seconds(), "s")
+	e.Figure("from the end of the need to one pod", time.Since(s.moved).Seconds(), "s")
 	result, err := load.stop()
 	if err != nil {
 		return err

@@ -47,6 +47,8 @@ type scaler struct {
 	last   *autoscalingv2.HorizontalPodAutoscaler
 	scaled time.Time // when it was last seen to have scaled
 	asked  int64     // generation of its spec since the metric was set
+
+	calm, moved time.Time // of the last step: before the calm at its begin, and before the metric was moved
 }
 
 // scaleStep sets the metric while so many pods are there and judges what the autoscaler then decides.
@@ -96,9 +98,8 @@ func (e *Env) scalerBy(ctx context.Context, suffix, source string) (*scaler, err
 	// One that an earlier check chose stays the source.
 	chosen := max(0, slices.IndexFunc(pods, func(p corev1.Pod) bool { return p.Annotations[corev1.PodDeletionCost] != "" }))
 	source = pods[chosen].Name
-	dear := fmt.Sprintf(`{"metadata":{"annotations":{%q:"100"}}}`, corev1.PodDeletionCost)
-	if _, err := e.Kube.CoreV1().Pods(e.Namespace()).Patch(ctx, source, types.MergePatchType, []byte(dear), metav1.PatchOptions{}); err != nil {
-		return nil, fmt.Errorf("keep pod %s: %w", source, err)
+	if err := e.annotate(ctx, source, corev1.PodDeletionCost, "100"); err != nil {
+		return nil, err
 	}
 	s := &scaler{e: e, name: e.Name() + suffix, target: e.Name() + suffix, source: source, perPod: 10, period: time.Second}
 	api := e.Kube.AutoscalingV2().HorizontalPodAutoscalers(e.Namespace())
@@ -140,12 +141,30 @@ func (e *Env) steps(ctx context.Context, suffix string, steps ...scaleStep) erro
 	return nil
 }
 
-func (s *scaler) step(ctx context.Context, step scaleStep) error {
-	if err := s.begin(ctx, step.what, step.from); err != nil {
-		return err
+func (e *Env) annotate(ctx context.Context, pod, key, value string) error {
+	patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, key, value)
+	if _, err := e.Kube.CoreV1().Pods(e.Namespace()).Patch(ctx, pod, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		return fmt.Errorf("annotate pod %s: %w", pod, err)
 	}
-	return s.judged(ctx, step)
+	return nil
 }
+
+// step begins again where a decision was made but not told: the controller's own write of its status can meet a change of the
+// spec and is dropped then.
+func (s *scaler) step(ctx context.Context, step scaleStep) error {
+	for {
+		s.calm = time.Now()
+		if err := s.begin(ctx, step.what, step.from); err != nil {
+			return err
+		}
+		s.moved = time.Now()
+		if err := s.judged(ctx, step); !errors.Is(err, errUntold) {
+			return err
+		}
+	}
+}
+
+var errUntold = errors.New("the autoscaler has decided, and not told what")
 
 // judged is a step from where the pods are.
 func (s *scaler) judged(ctx context.Context, step scaleStep) error {
@@ -154,9 +173,12 @@ func (s *scaler) judged(ctx context.Context, step scaleStep) error {
 		return err
 	}
 	if err := s.decides(ctx, want, func(h *autoscalingv2.HorizontalPodAutoscaler) bool {
-		return h.Status.CurrentReplicas == step.from && s.reads(h, step.metric, step.from)
+		return h.Status.CurrentReplicas == step.from && s.reads(h, step.metric, step.from) || s.since(h)
 	}); err != nil {
 		return err
+	}
+	if s.last.Status.CurrentReplicas != step.from {
+		return errUntold
 	}
 	return s.judge(ctx, want, step)
 }
@@ -241,11 +263,16 @@ func (e *Env) tell(ctx context.Context, pod string, v float64) error {
 }
 
 // decides asks for decisions until one counts.
-func (s *scaler) decides(ctx context.Context, want string, counts func(*autoscalingv2.HorizontalPodAutoscaler) bool) (err error) {
+func (s *scaler) decides(ctx context.Context, want string, counts func(*autoscalingv2.HorizontalPodAutoscaler) bool) error {
+	return s.decidesOn(ctx, s.ask, want, counts)
+}
+
+// decidesOn asks in another way at first.
+func (s *scaler) decidesOn(ctx context.Context, ask func(context.Context) (int64, error), want string, counts func(*autoscalingv2.HorizontalPodAutoscaler) bool) (err error) {
 	limit, again := time.NewTimer(decisionLimit), time.NewTicker(time.Second)
 	defer limit.Stop()
 	defer again.Stop()
-	if s.asked, err = s.ask(ctx); err != nil {
+	if s.asked, err = ask(ctx); err != nil {
 		return err
 	}
 	for {
@@ -299,7 +326,7 @@ func (s *scaler) ask(ctx context.Context) (int64, error) {
 
 // reads says whether a decision was made with the metric's value: it was asked for since, or shows the value.
 func (s *scaler) reads(h *autoscalingv2.HorizontalPodAutoscaler, metric float64, pods int32) bool {
-	if seen := h.Status.ObservedGeneration; seen != nil && *seen >= s.asked {
+	if s.since(h) {
 		return true
 	}
 	parts := int64(pods)
@@ -310,6 +337,11 @@ func (s *scaler) reads(h *autoscalingv2.HorizontalPodAutoscaler, metric float64,
 		off := q.MilliValue() - int64(metric*1000)/parts
 		return off == 0 || off == 1 // the controller rounds up
 	})
+}
+
+// since says whether a decision was made after it was asked for.
+func (s *scaler) since(h *autoscalingv2.HorizontalPodAutoscaler) bool {
+	return h.Status.ObservedGeneration != nil && *h.Status.ObservedGeneration >= s.asked
 }
 
 // readings are the metrics that a decision was made with, but for parts of requests.
