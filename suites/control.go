@@ -17,14 +17,22 @@ import (
 	"harness.example/harness/fixtures"
 )
 
-// control breaks one thing, has the same check judge it, and mends it again if there are more to come.
-func (r *runner) control(ctx context.Context, e *Env, c Control, more bool) ControlResult {
+// following says how a control stands to its neighbours.
+type following struct {
+	// onto: what the control before broke is mended in the same change that makes this break.
+	onto bool
+	// mend: the fixture is whole again afterwards; otherwise the next control mends it, or clean-up follows.
+	mend bool
+}
+
+// control breaks one thing, has the same check judge it, and leaves what is said.
+func (r *runner) control(ctx context.Context, e *Env, c Control, how following) ControlResult {
 	start := time.Now()
 	out := ControlResult{Break: c.Break, Fails: c.Fails, Outcome: string(Errored)}
 	err := func() error {
 		ctx, cancel := context.WithTimeout(ctx, e.Case.timeout())
 		defer cancel()
-		if err := r.breakIt(ctx, e, c); err != nil {
+		if err := r.breakIt(ctx, e, c, how.onto); err != nil {
 			return fmt.Errorf("break: %w", err)
 		}
 		broken := time.Now()
@@ -52,7 +60,7 @@ func (r *runner) control(ctx context.Context, e *Env, c Control, more bool) Cont
 		out.Reason = err.Error()
 	}
 	mend := r.undo
-	if more {
+	if how.mend {
 		mend = r.mend
 	}
 	if err := mend(ctx, e); err != nil {
@@ -73,8 +81,18 @@ func (r *runner) mend(ctx context.Context, e *Env) error {
 	return r.live.prove(ctx, e)
 }
 
+// light says whether a control only edits what needs no pod to be replaced: two of them in a row need no whole fixture in
+// between, which saves every proxy a change and the run the proof of it.
+func light(e *Env, c Control) bool {
+	edits, err := parseBreak(c.Break)
+	return c.Do == nil && err == nil && !slices.ContainsFunc(edits, func(one edit) bool {
+		target, err := find(e.wanted, one)
+		return err != nil || one.remove || slices.Contains([]string{"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Pod", "Job", "Secret", "Namespace"}, target.GetKind())
+	})
+}
+
 // breakIt makes the break and makes sure that it changed something.
-func (r *runner) breakIt(ctx context.Context, e *Env, c Control) error {
+func (r *runner) breakIt(ctx context.Context, e *Env, c Control, onto bool) error {
 	if c.Do != nil {
 		return guard("control", func() error { return c.Do(ctx, e) })
 	}
@@ -104,7 +122,41 @@ func (r *runner) breakIt(ctx context.Context, e *Env, c Control) error {
 			return err
 		}
 	}
+	if onto {
+		return r.changeTo(ctx, e, edited)
+	}
 	return r.change(ctx, e, edited)
+}
+
+// changeTo applies the whole fixture with the edited objects in it.
+func (r *runner) changeTo(ctx context.Context, e *Env, edited []*unstructured.Unstructured) error {
+	all := slices.Clone(e.wanted)
+	for i, o := range all {
+		if k := slices.IndexFunc(edited, func(other *unstructured.Unstructured) bool { return same(other, o) }); k >= 0 {
+			all[i] = edited[k]
+		}
+	}
+	live, err := r.fx.Apply(ctx, all...)
+	if err != nil {
+		return err
+	}
+	for _, o := range edited {
+		is := func(other *unstructured.Unstructured) bool { return same(other, o) }
+		before, after := slices.IndexFunc(e.whole, is), slices.IndexFunc(live, is)
+		if before >= 0 && after >= 0 && equalButStatus(e.whole[before], live[after]) {
+			return fmt.Errorf("%s is the same after the break", fixtures.Describe(o))
+		}
+	}
+	e.Objects = live
+	r.settle(ctx, live...)
+	return ctx.Err()
+}
+
+// settle waits a while for what was changed: a workload that cannot become ready may be the very point of a break.
+func (r *runner) settle(ctx context.Context, objs ...*unstructured.Unstructured) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	_ = r.fx.WaitReady(ctx, objs...)
 }
 
 // change applies edited objects; one that stays as it was is a control that controls nothing.
@@ -127,10 +179,7 @@ func (r *runner) change(ctx context.Context, e *Env, edited []*unstructured.Unst
 		}
 		e.Objects = slices.Clone(e.Objects)
 		e.Objects[i] = after[0]
-		// A workload that cannot become ready may be the very point of a break.
-		wait, cancel := context.WithTimeout(ctx, 30*time.Second)
-		_ = r.fx.WaitReady(wait, after[0])
-		cancel()
+		r.settle(ctx, after[0])
 	}
 	return ctx.Err()
 }
@@ -173,6 +222,7 @@ func equalButStatus(a, b *unstructured.Unstructured) bool {
 		delete(o.Object, "status")
 		o.SetManagedFields(nil)
 		o.SetResourceVersion("")
+		o.SetGeneration(0)
 		return o.Object
 	}
 	return fmt.Sprint(strip(a)) == fmt.Sprint(strip(b)) // maps print in key order

@@ -47,6 +47,7 @@ type Env struct {
 
 	fx       fixtureClient
 	wanted   []*unstructured.Unstructured // the fixture as loaded
+	whole    []*unstructured.Unstructured // the fixture as it lived last without a break
 	pool     string                       // namespace of the run's shared pods
 	clients  func(ctx context.Context) error
 	live     func(ctx context.Context) error

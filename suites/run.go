@@ -421,9 +421,11 @@ func (r *runner) judge(ctx context.Context, e *Env, result *Result) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			// After the last one only clean-up follows: nothing needs mending.
-			more := i+1 < len(e.Case.Controls)
-			result.Controls = append(result.Controls, r.control(ctx, e, c, more))
+			how := following{onto: i > 0 && light(e, e.Case.Controls[i-1]) && light(e, c)}
+			if i+1 < len(e.Case.Controls) {
+				how.mend = !light(e, c) || !light(e, e.Case.Controls[i+1])
+			}
+			result.Controls = append(result.Controls, r.control(ctx, e, c, how))
 		}
 		return nil
 	})
@@ -472,7 +474,7 @@ func (r *runner) restore(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	e.Objects = live
+	e.Objects, e.whole = live, live
 	return r.fx.WaitReady(ctx, live...)
 }
 
