@@ -58,8 +58,8 @@ func servicePorts() []Case {
 			Covers:   []string{"Service.spec.ports[].targetPort"},
 			Check:    checkNamedPort,
 			Controls: []Control{
-				{Break: "Service spec.ports[0].targetPort=8080", Fails: "dial-refused ×"},
-				{Break: "Service spec.ports[0].targetPort=only", Fails: "never answered"},
+				{Break: "Service spec.ports[0].targetPort=8070", Fails: "dial-refused ×"},
+				{Break: "Service spec.ports[0].targetPort=control", Fails: "404 ×"},
 			},
 		},
 		{
@@ -89,7 +89,7 @@ func servicePorts() []Case {
 			Controls: []Control{
 				{Break: "EndpointSlice ports[0].port=8099", Fails: "dial-refused ×3"},
 				{Break: "EndpointSlice endpoints[0].conditions.ready=false", Fails: "dial-refused ×"},
-				{Break: `EndpointSlice metadata.labels["kubernetes.io/service-name"]=nobody`, Fails: "dial-refused ×"},
+				{Break: "delete EndpointSlice", Fails: "dial-refused ×"},
 			},
 		},
 		appProtocol(),
@@ -97,7 +97,14 @@ func servicePorts() []Case {
 }
 
 func appProtocol() Case {
-	return handshakesShow(Case{
+	table := func(e *Env) []route {
+		return []route{
+			{"http", e.URL("/http"), echo.ProtocolHTTP1},
+			{"http2", e.URL("/http2"), echo.ProtocolH2C},
+			{"kubernetes.io/h2c", e.URL("/h2c"), echo.ProtocolH2C},
+		}
+	}
+	c := routesCase(Case{
 		Name:    "Service/AppProtocol",
 		Doc:     "Istio speaks to a port in the protocol that its appProtocol names, whatever the port is called.",
 		Fixture: "service/app-protocol.yaml",
@@ -107,19 +114,17 @@ func appProtocol() Case {
 			{Break: "Service spec.ports[2].appProtocol=", Fails: "h2c: http1 instead of h2c"},
 			{Break: "Service spec.ports[0].appProtocol=http2", Fails: "http: h2c instead of http1"},
 		},
-	}, func(x loadgen.Exchange) string {
-		a, err := answer(x)
-		if x.ErrKind != "" || err != nil {
-			return answerer(x)
-		}
-		return a.Protocol
-	}, func(e *Env) []route {
-		return []route{
-			{"http", e.URL("/http"), echo.ProtocolHTTP1},
-			{"http2", e.URL("/http2"), echo.ProtocolH2C},
-			{"kubernetes.io/h2c", e.URL("/h2c"), echo.ProtocolH2C},
-		}
-	})
+	}, table)
+	c.Check = func(ctx context.Context, e *Env) error {
+		return takesBy(ctx, e, e.Outside(), table(e), func(x loadgen.Exchange) string {
+			a, err := answer(x)
+			if x.ErrKind != "" || err != nil {
+				return answerer(x)
+			}
+			return a.Protocol
+		})
+	}
+	return c
 }
 
 // datagrams judges that sockets are answered by each of the pods and by nobody else.
