@@ -145,10 +145,14 @@ func checkTypeChange(ctx context.Context, e *Env) error {
 // inTurn gives the Service each of the types, and tries the addresses that it has and had.
 func (e *Env) inTurn(ctx context.Context, address, clusterIP string) error {
 	var port int32
-	for _, step := range []struct{ what, spec, atNode, outside string }{
-		{"a node port", `{"type":"NodePort"}`, "200", loadgen.KindDialTimeout},
-		{"a load balancer", `{"type":"LoadBalancer","loadBalancerClass":"harness.example/check"}`, "200", "200"},
-		{"a cluster address", clusterIP, loadgen.KindDialRefused, loadgen.KindDialTimeout},
+	answered, silent := []string{"200"}, []string{loadgen.KindDialRefused, loadgen.KindDialTimeout}
+	for _, step := range []struct {
+		what, spec       string
+		atNodes, outside []string
+	}{
+		{"a node port", `{"type":"NodePort"}`, answered, silent},
+		{"a load balancer", `{"type":"LoadBalancer","loadBalancerClass":"harness.example/check"}`, answered, answered},
+		{"a cluster address", clusterIP, silent, silent},
 	} {
 		if err := e.become(ctx, step.spec); err != nil {
 			return err
@@ -172,12 +176,12 @@ func (e *Env) inTurn(ctx context.Context, address, clusterIP string) error {
 		if err != nil {
 			return err
 		}
-		if err := ends(ctx, e, "as "+step.what+", the external address", from, loadgen.Request{URL: "http://" + hostPort(e.ownAddress(), 80) + "/"}, step.outside); err != nil {
+		if err := ends(ctx, e, "as "+step.what+", the external address", from, loadgen.Request{URL: "http://" + hostPort(e.ownAddress(), 80) + "/"}, step.outside...); err != nil {
 			return err
 		}
 		for _, node := range e.Target.Nodes {
 			url := "http://" + hostPort(node.Address, int(port)) + "/"
-			if err := ends(ctx, e, "as "+step.what+", the port of node "+node.Name, e.Outside(), loadgen.Request{URL: url}, step.atNode); err != nil {
+			if err := ends(ctx, e, "as "+step.what+", the port of node "+node.Name, e.Outside(), loadgen.Request{URL: url}, step.atNodes...); err != nil {
 				return err
 			}
 		}
@@ -228,7 +232,7 @@ var serviceRefusals = map[string]string{ //nolint:gochecknoglobals // a constant
 	"port-range":          "spec.ports[0].nodePort: Invalid value: 8080: provided port is not in the valid range",
 	"port-taken":          "spec.ports[0].nodePort: Invalid value",
 	"port-of-cluster-ip":  "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
-	"address-range":       "is not in the valid range",
+	"address-range":       "spec.clusterIPs: Invalid value: [\"192.0.2.1\"]: failed to allocate",
 	"address-taken":       "provided IP is already allocated",
 	"addresses-differ":    "spec.clusterIPs: Invalid value",
 	"headless-balancer":   "may not be set to 'None' for LoadBalancer services",
