@@ -4,6 +4,7 @@
 package suites
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -93,6 +94,19 @@ func serviceExternal() []Case {
 			},
 		},
 		{
+			Name:    "Service/AddressMode",
+			Doc:     "Nodes do not take for themselves what goes to an external address whose mode is Proxy: the balancer is to see it first.",
+			Fixture: "service/address-mode.yaml",
+			Direct:  true,
+			Judged:  "exact: at the addresses that a balancer of its own gives three connections from a pod on each node are answered in the mode VIP, and not opened in the mode Proxy",
+			Covers:  []string{"Service.status.loadBalancer.ingress[].ipMode", "Service.status.loadBalancer.ingress[].ip"},
+			Check:   checkAddressMode,
+			Controls: []Control{
+				{Break: `Service/-proxy metadata.annotations["harness.example/mode"]=VIP`, Fails: "the mode Proxy, from node"},
+				{Break: `Service/-vip metadata.annotations["harness.example/mode"]=Proxy`, Fails: "the mode VIP, from node"},
+			},
+		},
+		{
 			Name:    "Service/ExternalTrafficPolicy",
 			Doc:     "With the external policy Local a node port shows the pod its client's address and is silent on nodes without a pod; with Cluster every node answers.",
 			Fixture: "service/external-traffic-policy.yaml",
@@ -133,9 +147,13 @@ func (e *Env) ownAddress() string {
 	return netip.AddrFrom4([4]byte{198, 19, byte(sum >> 8), byte(sum)}).String()
 }
 
+// addressMode is the annotation by which a fixture tells the balancer that the check plays how to give addresses.
+const addressMode = "harness.example/mode"
+
 // balance is what a load balancer does to tell that a Service has an address.
 func (e *Env) balance(ctx context.Context, s *corev1.Service) error {
-	status := fmt.Appendf(nil, `{"status":{"loadBalancer":{"ingress":[{"ip":%q}]}}}`, e.ownAddress())
+	mode := cmp.Or(s.Annotations[addressMode], string(corev1.LoadBalancerIPModeVIP))
+	status := fmt.Appendf(nil, `{"status":{"loadBalancer":{"ingress":[{"ip":%q,"ipMode":%q}]}}}`, e.ownAddress(), mode)
 	if _, err := e.Kube.CoreV1().Services(s.Namespace).Patch(ctx, s.Name, types.MergePatchType, status, metav1.PatchOptions{FieldManager: "harness"}, "status"); err != nil {
 		return fmt.Errorf("give the Service an address: %w", err)
 	}
@@ -187,38 +205,9 @@ func checkLoadBalancerClass(ctx context.Context, e *Env) error {
 	return e.everyNode(ctx, "its address", "http://"+hostPort(e.ownAddress(), 80)+"/", "app=echo,version=v2")
 }
 
-// withoutClass makes the Service anew, for a class cannot be taken away, and waits for what the cluster's balancer makes of it.
+// withoutClass makes the Service anew, for a class cannot be taken away; ready, it has an address of the cluster's balancer.
 func withoutClass(ctx context.Context, e *Env) error {
-	s, err := e.serviceOf(ctx, "-classed")
-	if err != nil {
-		return err
-	}
-	services := e.Kube.CoreV1().Services(s.Namespace)
-	again := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: s.Name, Labels: s.Labels}, Spec: corev1.ServiceSpec{Type: s.Spec.Type, Selector: s.Spec.Selector, Ports: s.Spec.Ports}}
-	for i := range again.Spec.Ports {
-		again.Spec.Ports[i].NodePort = 0
-	}
-	remove := func(ctx context.Context) error {
-		if err := services.Delete(ctx, s.Name, metav1.DeleteOptions{}); err != nil {
-			return fmt.Errorf("delete the Service: %w", err)
-		}
-		// Until the cluster's balancer has let go, the name is not free.
-		return e.Until(ctx, "the Service is gone", func(ctx context.Context) (bool, error) {
-			list, err := services.List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + s.Name})
-			return err == nil && len(list.Items) == 0, err
-		})
-	}
-	if err := remove(ctx); err != nil {
-		return err
-	}
-	if _, err := services.Create(ctx, again, metav1.CreateOptions{FieldManager: "harness"}); err != nil {
-		return fmt.Errorf("make the Service anew: %w", err)
-	}
-	e.Undo(remove)
-	return e.Until(ctx, "the cluster's balancer gives an address", func(ctx context.Context) (bool, error) {
-		s, err := e.serviceOf(ctx, "-classed")
-		return err == nil && len(s.Status.LoadBalancer.Ingress) > 0, err
-	})
+	return e.replace(ctx, "Service/-classed", "spec.loadBalancerClass=")
 }
 
 func checkSourceRanges(ctx context.Context, e *Env) error {
@@ -242,6 +231,34 @@ func checkSourceRanges(ctx context.Context, e *Env) error {
 		}
 		if err := ends(ctx, e, client.what, e.backend(pods[0]), loadgen.Request{URL: "http://" + hostPort(e.ownAddress(), 80) + "/"}, client.outcome); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+func checkAddressMode(ctx context.Context, e *Env) error {
+	for suffix, mode := range map[string]string{"-vip": "VIP", "-proxy": "Proxy"} {
+		s, err := e.serviceOf(ctx, suffix)
+		if err != nil {
+			return err
+		}
+		if err := e.balance(ctx, s); err != nil {
+			return err
+		}
+		for _, node := range e.Target.Nodes {
+			from, err := e.Inside(ctx, node.Name)
+			if err != nil {
+				return err
+			}
+			what, url := "the mode "+mode+", from node "+node.Name, "http://"+hostPort(e.ownAddress(), int(s.Spec.Ports[0].Port))+"/"
+			if mode == "VIP" {
+				err = ends(ctx, e, what, from, loadgen.Request{URL: url}, "200")
+			} else {
+				err = unanswered(ctx, e, what, from, url)
+			}
+			if err != nil {
+				return err
+			}
 		}
 	}
 	return nil

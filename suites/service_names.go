@@ -61,6 +61,19 @@ func serviceNames() []Case {
 			},
 		},
 		{
+			Name:     "Service/PodHostname",
+			Doc:      "A pod with a host name has a record of its own below the headless Service that it names as its subdomain.",
+			Fixture:  "service/pod-hostname.yaml",
+			Workload: Own,
+			Judged:   "exact: every DNS server has exactly the pod's address for its name, and three requests to the name are answered by it",
+			Covers:   []string{"Pod.spec.hostname", "Pod.spec.subdomain", "Service.spec.clusterIP"},
+			Check:    checkPodHostname,
+			Controls: []Control{
+				{Break: "Service spec.selector.app=nobody", Fails: "got no such name"},
+				{Break: "the same pod with another host name", Fails: "got no such name", Do: otherHostname},
+			},
+		},
+		{
 			Name:    "Service/ExternalName",
 			Doc:     "The name of a Service of type ExternalName is an alias: who asks for it is answered by what it stands for.",
 			Fixture: "service/external-name.yaml",
@@ -250,23 +263,34 @@ func checkHeadless(ctx context.Context, e *Env) error {
 	return ends(ctx, e, "the name at the Service's port", from, loadgen.Request{URL: "http://" + hostPort(name, 80) + "/"}, loadgen.KindDialRefused)
 }
 
-func checkUnready(ctx context.Context, e *Env) error {
-	both, err := e.Pods(ctx, selector(e))
+// oneUnready has one of the two pods say that it is not ready, and returns it and the other once everybody knows.
+func (e *Env) oneUnready(ctx context.Context) (both []corev1.Pod, err error) {
+	err = e.Until(ctx, "one pod is ready and one is not", func(ctx context.Context) (bool, error) {
+		list, err := e.Kube.CoreV1().Pods(e.Namespace()).List(ctx, metav1.ListOptions{LabelSelector: selector(e)})
+		if err != nil {
+			return false, err
+		}
+		both = list.Items // in the order of their names
+		if len(both) != unreadyPods {
+			return false, fmt.Errorf("there are %d pods, want %d", len(both), unreadyPods)
+		}
+		if _, err := e.Control(ctx, "POST", both[0].Name, "/control", url.Values{"ready": {"false"}}); err != nil {
+			return false, err
+		}
+		if podReady(&both[0]) || !podReady(&both[1]) {
+			return false, fmt.Errorf("they are ready: %t, %t", podReady(&both[0]), podReady(&both[1]))
+		}
+		return true, nil
+	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if len(both) != unreadyPods {
-		return fmt.Errorf("%d pods are ready, want %d", len(both), unreadyPods)
-	}
-	say := func(ctx context.Context, ready string) error {
-		_, err := e.Control(ctx, "POST", both[0].Name, "/control", url.Values{"ready": {ready}})
-		return err
-	}
-	e.Undo(func(ctx context.Context) error { return say(ctx, "true") })
-	if err := say(ctx, "false"); err != nil {
-		return err
-	}
-	if err := e.turns(ctx, both[0].Name, false); err != nil {
+	return both, e.Live(ctx)
+}
+
+func checkUnready(ctx context.Context, e *Env) error {
+	both, err := e.oneUnready(ctx)
+	if err != nil {
 		return err
 	}
 	if err := e.named(ctx); err != nil {
@@ -291,6 +315,34 @@ func checkUnready(ctx context.Context, e *Env) error {
 		return err
 	}
 	return reached("the cluster address", xs, pod, podNames(both))
+}
+
+func checkPodHostname(ctx context.Context, e *Env) error {
+	pods, err := e.Pods(ctx, selector(e))
+	if err != nil {
+		return err
+	}
+	if err := e.named(ctx); err != nil {
+		return err
+	}
+	name := "shop." + e.dnsName("")
+	if err := e.resolves(ctx, "the pod's own name", name, dnsmessage.TypeA, addresses(pods)); err != nil {
+		return err
+	}
+	from, err := e.Inside(ctx, "")
+	if err != nil {
+		return err
+	}
+	xs, err := e.tries(ctx, from, loadgen.Request{URL: "http://" + hostPort(name, 8080) + "/"})
+	if err != nil {
+		return err
+	}
+	return reached("the pod's own name", xs, pod, podNames(pods))
+}
+
+// otherHostname makes the pod anew, for its host name cannot be changed.
+func otherHostname(ctx context.Context, e *Env) error {
+	return e.replace(ctx, "Pod", "spec.hostname=elsewhere")
 }
 
 func checkExternalName(ctx context.Context, e *Env) error {

@@ -5,9 +5,7 @@ package suites
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -16,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
@@ -209,22 +206,32 @@ func freeClusterIP(e *Env) error {
 
 // withoutAddress makes the Service anew, for an address cannot be changed.
 func withoutAddress(ctx context.Context, e *Env) error {
-	i := slices.IndexFunc(e.wanted, func(o *unstructured.Unstructured) bool { return o.GetKind() == "Service" })
-	if i < 0 {
-		return errors.New("the fixture has no Service")
+	return e.replace(ctx, "Service", "spec.clusterIP=", "spec.clusterIPs=")
+}
+
+// replace deletes an object of the fixture, Kind[/name-suffix], and makes it anew with the edits, path=value each.
+func (e *Env) replace(ctx context.Context, object string, edits ...string) error {
+	kind, suffix, _ := strings.Cut(object, "/")
+	old, err := find(e.wanted, edit{kind: kind, name: suffix})
+	if err != nil {
+		return err
 	}
-	again := e.wanted[i].DeepCopy()
-	for _, path := range []string{"spec.clusterIP", "spec.clusterIPs"} {
-		if err := fixtures.Edit(again, path, ""); err != nil {
+	again := old.DeepCopy()
+	for _, change := range edits {
+		path, value, _ := strings.Cut(change, "=")
+		if err := fixtures.Edit(again, path, value); err != nil {
 			return err
 		}
 	}
-	if err := e.fx.Delete(ctx, e.wanted[i]); err != nil {
+	if err := e.fx.Delete(ctx, old); err != nil {
 		return err
 	}
 	e.Undo(func(ctx context.Context) error { return e.fx.Delete(ctx, again) })
-	_, err := e.fx.Apply(ctx, again)
-	return err
+	made, err := e.fx.Apply(ctx, again)
+	if err != nil {
+		return err
+	}
+	return e.fx.WaitReady(ctx, made...)
 }
 
 // serviceRefusals are what the API server says about the specs of the fixture, by their names.
