@@ -11,6 +11,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"harness.example/harness/fixtures/echo"
@@ -92,6 +94,21 @@ func servicePorts() []Case {
 				{Break: "delete EndpointSlice", Fails: "dial-refused ×"},
 			},
 		},
+		{
+			Name:     "Service/Terminating",
+			Doc:      "A pod that is ending gets no new connections while its Service has another, and goes on to get them if it has none.",
+			Fixture:  "service/terminating.yaml",
+			Workload: Own,
+			Direct:   true,
+			Judged: fmt.Sprintf("exact: three connections to the Service of the ending pod alone are answered by it; none of %d to the Service of both is (one still among %d would be missed with a chance of %g)",
+				namedAnswers(), namedPods, maxAlpha),
+			Covers: []string{"EndpointSlice.endpoints[].conditions.terminating", "EndpointSlice.endpoints[].conditions.serving", "Service.spec.selector{}"},
+			Check:  checkTerminating,
+			Controls: []Control{
+				{Break: "Service/-alone spec.selector.role=nobody", Fails: "the ending pod's own Service"},
+				{Break: "Service/-both spec.selector.role=first", Fails: "the Service of both"},
+			},
+		},
 		appProtocol(),
 	}
 }
@@ -150,7 +167,7 @@ func checkUDP(ctx context.Context, e *Env) error {
 	udp := func(host string, port, count int) loadgen.Burst {
 		return loadgen.Burst{
 			Requests: []loadgen.Request{{URL: "udp://" + hostPort(host, port), Protocol: loadgen.UDP, Body: []byte("ping")}},
-			Count:    count, Connections: min(4, count), Policy: loadgen.Fresh, Timeout: 2 * knock,
+			Count:    count, Connections: min(4, count), Policy: loadgen.Fresh, Timeout: 3 * knock,
 		}
 	}
 	for _, node := range e.Target.Nodes {
@@ -277,4 +294,80 @@ func checkManualEndpoints(ctx context.Context, e *Env) error {
 		}
 	}
 	return nil
+}
+
+func checkTerminating(ctx context.Context, e *Env) error {
+	first, second := e.Name()+"-first", e.Name()+"-second"
+	pods := e.Kube.CoreV1().Pods(e.Namespace())
+	e.Undo(func(ctx context.Context) error { return e.startAgain(ctx, first) })
+	if err := pods.Delete(ctx, first, metav1.DeleteOptions{}); err != nil {
+		return fmt.Errorf("end the pod: %w", err)
+	}
+	if err := e.Until(ctx, "the pod is an endpoint that is ending", func(ctx context.Context) (bool, error) {
+		slices, err := e.Kube.DiscoveryV1().EndpointSlices(e.Namespace()).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return false, err
+		}
+		return true, ending(slices.Items, first)
+	}); err != nil {
+		return err
+	}
+	if err := e.Live(ctx); err != nil {
+		return err
+	}
+	from, err := e.Inside(ctx, "")
+	if err != nil {
+		return err
+	}
+	for _, s := range []struct {
+		suffix, what, pod string
+		count             int
+	}{{"-alone", "the ending pod's own Service", first, 3}, {"-both", "the Service of both", second, namedAnswers()}} {
+		live, err := e.serviceOf(ctx, s.suffix)
+		if err != nil {
+			return err
+		}
+		xs, err := e.Burst(ctx, from, loadgen.Burst{
+			Requests: []loadgen.Request{{URL: clusterURL(live)}}, Count: s.count, Connections: 3, Policy: loadgen.Fresh, Timeout: 3 * knock,
+		})
+		if err != nil {
+			return err
+		}
+		if err := reached(s.what, xs, pod, []string{s.pod}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ending says whether the pod is ending, and serves, in all slices that have it.
+func ending(slices []discoveryv1.EndpointSlice, pod string) error {
+	for _, s := range slices {
+		for _, ep := range s.Endpoints {
+			if c := ep.Conditions; ep.TargetRef != nil && ep.TargetRef.Name == pod && (c.Terminating == nil || !*c.Terminating || c.Serving == nil || !*c.Serving) {
+				return fmt.Errorf("slice %s has pod %s with %+v", s.Name, pod, c)
+			}
+		}
+	}
+	return nil
+}
+
+// startAgain makes a pod of the fixture anew, without waiting for the old one to end by itself.
+func (e *Env) startAgain(ctx context.Context, name string) error {
+	old, err := find(e.wanted, edit{kind: "Pod", name: name})
+	if err != nil {
+		return err
+	}
+	at := int64(0)
+	if err := e.Kube.CoreV1().Pods(e.Namespace()).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &at}); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("end the pod at once: %w", err)
+	}
+	if err := e.fx.Delete(ctx, old); err != nil {
+		return err
+	}
+	made, err := e.fx.Apply(ctx, old)
+	if err != nil {
+		return err
+	}
+	return e.fx.WaitReady(ctx, made...)
 }
