@@ -100,7 +100,7 @@ func (e *Env) become(ctx context.Context, spec string) error {
 	if _, err := e.Kube.CoreV1().Services(e.Namespace()).Patch(ctx, e.Name(), types.MergePatchType, []byte(`{"spec":`+spec+`}`), metav1.PatchOptions{FieldManager: "harness"}); err != nil {
 		return fmt.Errorf("change the type: %w", err)
 	}
-	return e.Live(ctx)
+	return nil
 }
 
 func checkTypeChange(ctx context.Context, e *Env) error {
@@ -152,6 +152,9 @@ func (e *Env) inTurn(ctx context.Context, address, clusterIP string) error {
 		{"a cluster address", clusterIP, silent, silent},
 	} {
 		if err := e.become(ctx, step.spec); err != nil {
+			return err
+		}
+		if err := e.Live(ctx); err != nil {
 			return err
 		}
 		s, err := e.service(ctx)
