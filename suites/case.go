@@ -210,7 +210,7 @@ func sampleVars() fixtures.Vars {
 		"IMAGE": "harness:sample", "TOKEN": "sample-token", "ECHO_TOKEN": "sample-secret", "GATEWAY_TCP_PORT": "31400",
 		"GATEWAY_NAMESPACE": "istio-system", "GATEWAY_SERVICE": "gateway", "TLS_CRT": "Y2VydA==", "TLS_KEY": "a2V5", "REPLICAS": "3", "TLS_CA": "Y2E=",
 		"TLS_CA_TEXT": `"ca"`, "TLS_CRL": "Y3Js", "OTHER_CRT": "Y2VydA==", "OTHER_KEY": "a2V5", "THIRD_CRT": "Y2VydA==", "THIRD_KEY": "a2V5",
-		"CLIENT_HASH": "hash", "CLIENT_SPKI": "spki", "POOL": "harness-pool", "SUBNET": "198.18.0", "GATEWAY_ADDRESS": "192.0.2.1", "NODE": "sample-node",
+		"CLIENT_HASH": "hash", "CLIENT_SPKI": "spki", "POOL": "harness-pool", "SUBNET": "198.18.0", "GATEWAY_ADDRESS": "192.0.2.1", "ADDRESS": "198.18.0.1", "NODE": "sample-node",
 	}
 }
 

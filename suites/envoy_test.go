@@ -41,10 +41,16 @@ func TestClusters(t *testing.T) {
 		sidecar bool
 		err     string
 	}{
-		"as applied":       {want: picture{services: map[string][]string{"shop.ns": both}, routed: []destination{{"shop.ns", "v1", true}}}},
-		"another's":        {want: picture{services: map[string][]string{"shop.other": nil}}},
-		"no endpoints":     {want: picture{services: map[string][]string{"old.ns": nil}}},
-		"one is missing":   {want: picture{services: map[string][]string{"shop.ns": append([]string{"10.0.0.3:8080"}, both...)}}, err: "has endpoints"},
+		"as applied":     {want: picture{services: map[string][]string{"shop.ns": both}, routed: []destination{{"shop.ns", "v1", true}}}},
+		"another's":      {want: picture{services: map[string][]string{"shop.other": nil}}},
+		"no endpoints":   {want: picture{services: map[string][]string{"old.ns": nil}}},
+		"one is missing": {want: picture{services: map[string][]string{"shop.ns": append([]string{"10.0.0.3:8080"}, both...)}}, err: "has endpoints"},
+		"one is missing, of another node": {
+			want: picture{services: map[string][]string{"shop.ns": append([]string{"10.0.0.3:8080"}, both...)}, local: map[string]bool{"shop.ns": true}},
+		},
+		"one is left over, of its node": {
+			want: picture{services: map[string][]string{"shop.ns": both[:1]}, local: map[string]bool{"shop.ns": true}}, err: "still has endpoint 10.0.0.2:8080",
+		},
 		"one is left over": {want: picture{services: map[string][]string{"shop.ns": both[:1]}}, err: "still has endpoint 10.0.0.2:8080"},
 		"another port":     {want: picture{services: map[string][]string{"shop.ns": {"10.0.0.1:9000", "10.0.0.2:9000"}}}, err: "still has endpoint"},
 		"deleted":          {want: picture{gone: []string{"old.ns"}}, err: "is still there"},
@@ -103,6 +109,16 @@ func manifest(t *testing.T, docs ...string) []*unstructured.Unstructured {
 		out = append(out, u)
 	}
 	return out
+}
+
+func TestNodeLocal(t *testing.T) {
+	got := nodeLocal(manifest(t,
+		`{kind: Service, metadata: {name: here, namespace: ns}, spec: {internalTrafficPolicy: Local}}`,
+		`{kind: Service, metadata: {name: anywhere, namespace: ns}, spec: {internalTrafficPolicy: Cluster}}`,
+	))
+	if len(got) != 1 || !got["here.ns"] {
+		t.Errorf("got %v, want here.ns alone", got)
+	}
 }
 
 func TestRouted(t *testing.T) {

@@ -88,7 +88,7 @@ func (l *live) prove(ctx context.Context, e *Env) error {
 		return err
 	}
 	want := picture{
-		name: e.Name(), token: random(8), gone: deleted(e), routed: routed(e.Objects),
+		name: e.Name(), token: random(8), gone: deleted(e), routed: routed(e.Objects), local: nodeLocal(e.Objects),
 		certificates: certificates(e.Objects, l.r.target.Gateway.Namespace),
 	}
 	err := until(ctx, "the Services' endpoints are their ready pods", func(ctx context.Context) (bool, error) {
@@ -134,12 +134,14 @@ func (l *live) prove(ctx context.Context, e *Env) error {
 }
 
 // announced waits until the external addresses of the fixture's Services answer at all, if only to refuse: a balancer
-// makes an address known some time after it is given. One that stays silent is for the check to judge.
+// makes an address known some time after it is given. One that stays silent is for the check to judge, and so is one
+// of a class: its balancer may be the check.
 func announced(ctx context.Context, objs []*unstructured.Unstructured) error {
 	for _, o := range objs {
 		ingress, _, _ := unstructured.NestedSlice(o.Object, "status", "loadBalancer", "ingress")
 		ports, _, _ := unstructured.NestedSlice(o.Object, "spec", "ports")
-		if o.GetKind() != "Service" || len(ingress) == 0 || len(ports) == 0 {
+		_, ofClass, _ := unstructured.NestedString(o.Object, "spec", "loadBalancerClass")
+		if o.GetKind() != "Service" || ofClass || len(ingress) == 0 || len(ports) == 0 {
 			continue
 		}
 		at, _ := ingress[0].(map[string]any)
@@ -179,6 +181,18 @@ func deleted(e *Env) []string {
 	for _, o := range e.wanted {
 		if o.GetKind() == "Service" && !slices.ContainsFunc(e.Objects, func(have *unstructured.Unstructured) bool { return same(have, o) }) {
 			out = append(out, o.GetName()+"."+o.GetNamespace())
+		}
+	}
+	return out
+}
+
+// nodeLocal are the Services whose internal traffic stays on its node, as name.namespace.
+func nodeLocal(objs []*unstructured.Unstructured) map[string]bool {
+	out := map[string]bool{}
+	for _, o := range objs {
+		policy, _, _ := unstructured.NestedString(o.Object, "spec", "internalTrafficPolicy")
+		if o.GetKind() == "Service" && policy == string(corev1.ServiceInternalTrafficPolicyLocal) {
+			out[o.GetName()+"."+o.GetNamespace()] = true
 		}
 	}
 	return out

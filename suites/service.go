@@ -43,7 +43,7 @@ func serviceSamples(from string) []Sample {
 }
 
 func serviceCases() []Case {
-	return slices.Concat(serviceTypes(), servicePolicies())
+	return slices.Concat(serviceTypes(), servicePolicies(), serviceNames(), servicePorts(), serviceExternal(), serviceChanges())
 }
 
 // serviceTypes are the addresses that each type of a Service has.

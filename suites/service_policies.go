@@ -63,6 +63,21 @@ func servicePolicies() []Case {
 			},
 		},
 		{
+			Name:    "Service/InternalTrafficPolicy",
+			Doc:     "With the internal policy Local a client reaches the pods of its own node only, and nobody where there is none.",
+			Fixture: "service/internal-traffic-policy.yaml",
+			Needs:   []Capability{ManyNodes},
+			Direct:  true,
+			Samples: serviceSamples("a pod on each node"),
+			Judged:  fmt.Sprintf("exact: none of %d answers is from another node's pod, and three tries where the node has none are not answered; every pod of the node answers (n and alpha as sampled)", serviceAnswers()),
+			Covers:  []string{"Service.spec.internalTrafficPolicy"},
+			Check:   checkInternalTrafficPolicy,
+			Controls: []Control{
+				{Break: "Service/-one spec.internalTrafficPolicy=Cluster", Fails: "200 ×3"},
+				{Break: "Service/-all spec.internalTrafficPolicy=Cluster", Fails: "-all from node "},
+			},
+		},
+		{
 			Name:    "Service/TrafficDistribution",
 			Doc:     "With the distribution PreferSameNode a client reaches the pods of its own node only, and all pods where its node has none.",
 			Fixture: "service/traffic-distribution.yaml",
@@ -89,18 +104,31 @@ func (e *Env) serviceOf(ctx context.Context, suffix string) (*corev1.Service, er
 	return s, nil
 }
 
-// tries makes three fresh connections to the URL, which may be silent.
+// tries makes three fresh connections to the URL, with time for a packet that was lost.
 func (e *Env) tries(ctx context.Context, from loadgen.Runner, r loadgen.Request) ([]loadgen.Exchange, error) {
-	return e.Burst(ctx, from, loadgen.Burst{Requests: []loadgen.Request{r}, Count: 3, Connections: 3, Policy: loadgen.Fresh, Timeout: knock})
+	return e.threeTimes(ctx, from, r, 3*knock)
+}
+
+func (e *Env) threeTimes(ctx context.Context, from loadgen.Runner, r loadgen.Request, limit time.Duration) ([]loadgen.Exchange, error) {
+	return e.Burst(ctx, from, loadgen.Burst{Requests: []loadgen.Request{r}, Count: 3, Connections: 3, Policy: loadgen.Fresh, Timeout: limit})
 }
 
 // ends judges that each of three tries has one of the outcomes.
 func ends(ctx context.Context, e *Env, what string, from loadgen.Runner, r loadgen.Request, outcomes ...string) error {
-	xs, err := e.tries(ctx, from, r)
+	limit := 3 * knock
+	if slices.Contains(outcomes, loadgen.KindDialTimeout) {
+		limit = knock // it may well be silent
+	}
+	xs, err := e.threeTimes(ctx, from, r, limit)
 	if err != nil {
 		return err
 	}
 	return all(what, xs, outcomes...)
+}
+
+// unanswered judges that nobody opens: a proxy may refuse or drop.
+func unanswered(ctx context.Context, e *Env, what string, from loadgen.Runner, url string) error {
+	return ends(ctx, e, what, from, loadgen.Request{URL: url}, loadgen.KindDialTimeout, loadgen.KindDialRefused)
 }
 
 // answeredOnly judges that fresh connections to the URL are answered by each of the pods and by nobody else. They are as
@@ -233,6 +261,38 @@ func (e *Env) courses(ctx context.Context, node string, long, short *corev1.Serv
 		}
 	}
 	return stay, move, nil
+}
+
+func checkInternalTrafficPolicy(ctx context.Context, e *Env) error {
+	for suffix, labels := range map[string]string{"-one": "app=echo,version=v2", "-all": "app=echo"} {
+		s, err := e.serviceOf(ctx, suffix)
+		if err != nil {
+			return err
+		}
+		pods, err := e.Pods(ctx, labels)
+		if err != nil {
+			return err
+		}
+		for _, node := range e.Target.Nodes {
+			from, err := e.Inside(ctx, node.Name)
+			if err != nil {
+				return err
+			}
+			what := fmt.Sprintf("%s from node %s", suffix, node.Name)
+			switch here := podsOn(node.Name, pods); {
+			case len(here) == 0:
+				err = unanswered(ctx, e, what+", which has no pod", from, clusterURL(s))
+			case len(pods) == 1:
+				err = ends(ctx, e, what, from, loadgen.Request{URL: clusterURL(s)}, "200")
+			default:
+				err = answeredOnly(ctx, e, what, from, clusterURL(s), here)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func checkTrafficDistribution(ctx context.Context, e *Env) error {
