@@ -161,7 +161,7 @@ func checkMissingMetrics(ctx context.Context, e *Env) error {
 		}
 		want := missing.what + " is missing, it says " + missing.reason + ", and the pods are left alone"
 		if err := s.decides(ctx, want, func(h *autoscalingv2.HorizontalPodAutoscaler) bool {
-			return has(h, missing.reason) || h.Status.CurrentReplicas == pods
+			return has(h, missing.reason) || h.Status.CurrentReplicas == pods || s.since(h)
 		}); err != nil {
 			return err
 		}

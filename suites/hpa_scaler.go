@@ -48,6 +48,7 @@ type scaler struct {
 	scaled time.Time // when it was last seen to have scaled
 	asked  int64     // generation of its spec since the metric was set
 
+	told        float64   // the metric as it was set last
 	calm, moved time.Time // of the last step: before the calm at its begin, and before the metric was moved
 }
 
@@ -149,16 +150,25 @@ func (e *Env) annotate(ctx context.Context, pod, key, value string) error {
 	return nil
 }
 
+// misread is how often a step is begun again because the decision was made with another metric than the one set: a pod that
+// does not answer its scrape in time is left out. After that it is the autoscaler that reads another.
+const misread = 2
+
 // step begins again where a decision was made but not told: the controller's own write of its status can meet a change of the
 // spec and is dropped then.
 func (s *scaler) step(ctx context.Context, step scaleStep) error {
-	for {
+	for others := 0; ; {
 		s.calm = time.Now()
-		if err := s.begin(ctx, step.what, step.from); err != nil {
-			return err
+		err := s.begin(ctx, step.what, step.from)
+		if err == nil {
+			s.moved = time.Now()
+			err = s.judged(ctx, step)
 		}
-		s.moved = time.Now()
-		if err := s.judged(ctx, step); !errors.Is(err, errUntold) {
+		switch {
+		case errors.Is(err, errUntold):
+		case asMismatch(err) != nil && s.last != nil && !s.shows(s.last, s.told, step.from) && others < misread:
+			others++
+		default:
 			return err
 		}
 	}
@@ -254,7 +264,10 @@ func (s *scaler) scaleTo(ctx context.Context, pods int32) error {
 }
 
 // set has the source tell another value.
-func (s *scaler) set(ctx context.Context, v float64) error { return s.e.tell(ctx, s.source, v) }
+func (s *scaler) set(ctx context.Context, v float64) error {
+	s.told = v
+	return s.e.tell(ctx, s.source, v)
+}
 
 // tell sets the metric echo_custom of a pod.
 func (e *Env) tell(ctx context.Context, pod string, v float64) error {
@@ -324,11 +337,13 @@ func (s *scaler) ask(ctx context.Context) (int64, error) {
 	return h.Generation, nil
 }
 
-// reads says whether a decision was made with the metric's value: it was asked for since, or shows the value.
+// reads says whether a decision was made with the metric's value: it was asked for since, or has it in its status.
 func (s *scaler) reads(h *autoscalingv2.HorizontalPodAutoscaler, metric float64, pods int32) bool {
-	if s.since(h) {
-		return true
-	}
+	return s.since(h) || s.shows(h, metric, pods)
+}
+
+// shows says whether a decision's status has the metric's value.
+func (s *scaler) shows(h *autoscalingv2.HorizontalPodAutoscaler, metric float64, pods int32) bool {
 	parts := int64(pods)
 	if s.whole {
 		parts = 1
