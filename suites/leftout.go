@@ -15,7 +15,6 @@ func LeftOut() []Omission {
 		{"Service: no endpoints, internalTrafficPolicy and externalTrafficPolicy Local", "drafted, not proved: a gateway is given only the endpoints of its own node by internalTrafficPolicy Local, which the live proof does not know yet"},
 		{"Service: headless, ExternalName, UDP, external addresses, source ranges, families, health check port, refusals, change of type from inside", unwritten},
 		{"Service: trafficDistribution PreferClose", "the nodes have no zones, and a case does not label nodes"},
-		{"Deployment: a broken image, rounding of percentages, proportional scaling, pods that are given another label", "drafted, not proved: on a busy machine their controls were not always caught"},
 		{"Pod: liveness, preStop, restart policy, native sidecars of the application, places, eviction, readiness gates, kinds of probes", "drafted, not proved"},
 		{"Pod: a gRPC probe", "the backend does not serve grpc.health.v1"},
 		{"Istio's sourceSubnet, defaultEndpoint and outlierDetectionHttpErrorCodes", unread},
