@@ -39,7 +39,7 @@ func podProbes() []Case {
 			Check:   checkLiveness,
 			Controls: []Control{
 				{Break: "Deployment spec.template.spec.containers[0].livenessProbe=", Fails: "is not restarted"},
-				{Break: `Deployment spec.template.spec.containers[0].env[2].value="0s"`, Fails: "requests lost"},
+				{Break: "Service spec.publishNotReadyAddresses=true", Fails: "requests lost"},
 			},
 		},
 		{
@@ -114,17 +114,20 @@ func checkLiveness(ctx context.Context, e *Env) error {
 	if err := e.restarted(ctx, victim, 1); err != nil {
 		return err
 	}
-	if err := e.turns(ctx, victim.Name, true); err != nil {
+	if err := e.within(ctx, restartLimit, victim.Name+" is ready again", func(ctx context.Context) (bool, error) {
+		p, err := e.Kube.CoreV1().Pods(e.Namespace()).Get(ctx, victim.Name, metav1.GetOptions{})
+		return err == nil && readyAgain(p), err
+	}); err != nil {
+		return err
+	}
+	if err := e.Live(ctx); err != nil {
 		return err
 	}
 	result, err := load.stop()
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(lostNone("while a container is restarted", result), e.stillServing(ctx, "after the restart", pods)); err != nil {
-		return err
-	}
-	if err := e.restarted(ctx, other, 0); err != nil {
+	if err := errors.Join(lostNone("while a container is restarted", result), e.restarted(ctx, victim, 1), e.restarted(ctx, other, 0)); err != nil {
 		return err
 	}
 	return e.servedWith(ctx, "after the restart", pods, "v1")
@@ -149,6 +152,12 @@ func (e *Env) restarted(ctx context.Context, before corev1.Pod, times int32) err
 		}
 		return s.State.Running != nil, errors.New("it does not run")
 	})
+}
+
+// readyAgain says whether a pod has become ready since its container was started. At first kubelet still tells of a new container what was true of the one before it.
+func readyAgain(p *corev1.Pod) bool {
+	r := p.Status.ContainerStatuses[0].State.Running
+	return podReady(p) && r != nil && !readySince(p).Before(r.StartedAt.Time)
 }
 
 // ended is how a container ended last.
