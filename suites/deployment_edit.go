@@ -158,6 +158,25 @@ func (e *Env) replicaSets(ctx context.Context) (fresh *appsv1.ReplicaSet, old []
 	return fresh, old, nil
 }
 
+// replicasShared judges how many replicas the old template and the new one have been given.
+func (e *Env) replicasShared(ctx context.Context, what string, wantOld, wantFresh int32) error {
+	fresh, sets, err := e.replicaSets(ctx)
+	if err != nil {
+		return err
+	}
+	var old, ofFresh int32
+	for _, rs := range sets {
+		old += *rs.Spec.Replicas
+	}
+	if fresh != nil {
+		ofFresh = *fresh.Spec.Replicas
+	}
+	if old != wantOld || ofFresh != wantFresh {
+		return mismatch(fmt.Sprintf("%s: %d old and %d new replicas", what, wantOld, wantFresh), "%d old and %d new", old, ofFresh)
+	}
+	return nil
+}
+
 // stillServing judges that pods are still there, the very ones, and ready.
 func (e *Env) stillServing(ctx context.Context, what string, before []corev1.Pod) error {
 	now, err := e.Pods(ctx, selector(e))

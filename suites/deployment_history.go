@@ -121,7 +121,7 @@ func checkRollback(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	// What `kubectl rollout undo` does: the template of the ReplicaSet becomes the Deployment's.
+	// What `kubectl rollout undo` does: the Deployment gets that ReplicaSet's template, from which it differs in the version only.
 	if _, err := e.patchDeployment(ctx, withVersion(echoVersion(keep.Spec.Template.Spec))); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
 	"harness.example/harness/internal/stats"
@@ -24,6 +25,26 @@ import (
 // deploymentSets are the cases about which pods are a Deployment's, and how many.
 func deploymentSets() []Case {
 	return []Case{
+		{
+			Name:     "Deployment/ReleasesRelabelledPod",
+			Doc:      "A pod whose label no longer meets the selector's expression is let go: it is replaced, gets no traffic and runs on.",
+			Fixture:  "deployment/releases-relabelled-pod.yaml",
+			Workload: Own,
+			Covers: []string{
+				"Deployment.spec.selector.matchExpressions[].key", "Deployment.spec.selector.matchExpressions[].operator",
+				"Deployment.spec.selector.matchExpressions[].values[]", "Deployment.spec.template.metadata.labels{}", "Service.spec.selector{}",
+				"Pod.metadata.ownerReferences[].uid",
+			},
+			Judged:  fmt.Sprintf("exact: the same pod is there and running, without an owner; the two that answer are the one that stayed and its new neighbour, ready within %s", deploymentPatience),
+			Samples: []Sample{covers("pods reached in the end", 2, stats.CoverPlan(2, answersAlpha), answersAlpha)},
+			Check:   checkReleasesRelabelledPod,
+			Controls: []Control{
+				{Break: "Service spec.selector.serving=", Fails: "not expected"},
+				{Break: "the Deployment is made anew without the expression", Fails: "still has an owner", Do: func(ctx context.Context, e *Env) error {
+					return e.reselected(ctx, map[string]any{"matchLabels": map[string]any{"app": e.Name()}})
+				}},
+			},
+		},
 		{
 			Name:     "Deployment/SelectorImmutable",
 			Doc:      "The API refuses another selector, and a template that the selector does not match; the pod serves on.",
@@ -74,6 +95,50 @@ func (e *Env) reselected(ctx context.Context, selector map[string]any) error {
 		return err
 	}
 	return e.fx.WaitReady(ctx, live...)
+}
+
+func checkReleasesRelabelledPod(ctx context.Context, e *Env) error {
+	before, err := e.atRest(ctx)
+	if err != nil {
+		return err
+	}
+	leaver, stays := before[0], before[1]
+	api := e.Kube.CoreV1().Pods(e.Namespace())
+	if _, err := api.Patch(ctx, leaver.Name, types.MergePatchType, []byte(`{"metadata":{"labels":{"serving":"no"}}}`), metav1.PatchOptions{}); err != nil {
+		return fmt.Errorf("relabel pod %s: %w", leaver.Name, err)
+	}
+	e.Undo(func(ctx context.Context) error {
+		return api.Delete(ctx, leaver.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](1)})
+	})
+	err = e.within(ctx, controllerLimit/2, "the relabelled pod is let go", func(ctx context.Context) (bool, error) {
+		p, err := api.Get(ctx, leaver.Name, metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		return len(p.OwnerReferences) == 0, errors.New("it still has an owner")
+	})
+	if err != nil {
+		return err
+	}
+	var serving []corev1.Pod
+	err = e.within(ctx, deploymentPatience, "the pod that stayed and a new one are ready", func(ctx context.Context) (bool, error) {
+		var err error
+		serving, err = e.Pods(ctx, selector(e)+",serving=yes")
+		if err != nil {
+			return false, err
+		}
+		return len(serving) == 2 && slices.Contains(podNames(serving), stays.Name), fmt.Errorf("ready are %s", strings.Join(podNames(serving), ", "))
+	})
+	if err != nil {
+		return err
+	}
+	if err := e.Live(ctx); err != nil {
+		return err
+	}
+	if _, err := e.servedBy(ctx, "after pod "+leaver.Name+" was relabelled", podNames(serving)); err != nil {
+		return err
+	}
+	return e.stillServing(ctx, "after the relabelling", []corev1.Pod{leaver})
 }
 
 func checkSelectorImmutable(ctx context.Context, e *Env) error {

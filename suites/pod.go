@@ -27,7 +27,7 @@ const (
 func readinessAnswers() int { return stats.CoverPlan(readinessPods, 1e-6/2) }
 
 func podCases() []Case {
-	return slices.Concat(podReadiness(), podProbes(), podEnds(), podStarts())
+	return slices.Concat(podReadiness(), podProbes(), podEnds(), podStarts(), podPlaces())
 }
 
 func podReadiness() []Case {

@@ -7,11 +7,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"harness.example/harness/fixtures"
 	"harness.example/harness/internal/stats"
 	"harness.example/harness/loadgen"
 )
@@ -19,6 +24,24 @@ import (
 // podEnds are the cases about how a container or a pod ends.
 func podEnds() []Case {
 	return []Case{
+		{
+			Name:     "Pod/PreStop",
+			Doc:      "A preStop hook, a pause or a request, is awaited before a container is told to end: a backend that does not drain loses nothing.",
+			Fixture:  "pod/pre-stop.yaml",
+			Workload: Own,
+			Covers: []string{
+				"Pod.spec.containers[].lifecycle.preStop.sleep.seconds", "Pod.spec.containers[].lifecycle.preStop.httpGet.port",
+				"Pod.spec.containers[].lifecycle.preStop.httpGet.httpHeaders[].value",
+			},
+			Judged: fmt.Sprintf("exact: of a pod that is deleted each container, whose hook lasts %s, answers every request of its first %s; of an open-loop load of %d/s to both pods no "+
+				"request is lost", hookLasts, hookJudged, endRate),
+			Check: checkPreStop,
+			Controls: []Control{
+				{Break: "Deployment spec.template.spec.containers[0].lifecycle=", Fails: "container paused while its hook runs"},
+				{Break: "Deployment spec.template.spec.containers[1].lifecycle=", Fails: "container asked while its hook runs"},
+				{Break: "Deployment spec.template.spec.containers[1].lifecycle.preStop.httpGet.httpHeaders[0].value=status=200", Fails: "container asked while its hook runs"},
+			},
+		},
 		{
 			Name:     "Pod/GracePeriod",
 			Doc:      "A pod told to end may end the request under way, for as long as terminationGracePeriodSeconds.",
@@ -28,6 +51,20 @@ func podEnds() []Case {
 			Judged:   "exact: a request that takes 4 s, and is known to be at the pod when that is deleted, is answered by it",
 			Check:    checkGracePeriod,
 			Controls: []Control{{Break: "Deployment spec.template.spec.terminationGracePeriodSeconds=1", Fails: "under way"}},
+		},
+		{
+			Name:     "Pod/RestartPolicy",
+			Doc:      "A container that fails its liveness probe is started again with Always and OnFailure; with Never its pod has ended and takes no traffic.",
+			Fixture:  "pod/restart-policy.yaml",
+			Workload: Own,
+			Covers:   []string{"Pod.spec.restartPolicy", "Pod.status.phase", "Pod.status.containerStatuses[].restartCount"},
+			Judged:   fmt.Sprintf("exact: restarts and phase of each of three pods, within %s; in the end those of Always and OnFailure answer, and no other", deploymentPatience),
+			Samples:  []Sample{covers("pods reached in the end", 2, stats.CoverPlan(2, answersAlpha), answersAlpha)},
+			Check:    checkRestartPolicy,
+			Controls: []Control{
+				{Break: "the pod of Always is made anew with Never", Fails: "-always has ended", Do: repoliced("always", "Never")},
+				{Break: "the pod of Never is made anew with Always", Fails: "-never restarted", Do: repoliced("never", "Always")},
+			},
 		},
 		{
 			Name:     "Pod/OutOfMemory",
@@ -47,6 +84,97 @@ func podEnds() []Case {
 			},
 		},
 	}
+}
+
+const (
+	// endRate is the load on pods that end: one request every 40 ms for each of two.
+	endRate = 50
+	// hookLasts is how long a hook of the fixture of Pod/PreStop takes; in the time judged a container without one has ended.
+	hookLasts, hookJudged = 6 * time.Second, 4 * time.Second
+)
+
+func checkPreStop(ctx context.Context, e *Env) error {
+	if err := e.rolledOut(ctx, 0); err != nil {
+		return err
+	}
+	pods, err := e.Pods(ctx, selector(e))
+	if err != nil {
+		return err
+	}
+	if len(pods) != 2 {
+		return fmt.Errorf("%d pods are ready, want 2", len(pods))
+	}
+	load := e.startLoad(ctx, "while a pod ends", endRate, e.URL("/"))
+	defer func() { _, _ = load.stop() }()
+	if err := e.reachable(ctx, podNames(pods)); err != nil {
+		return err
+	}
+	old := pods[0]
+	answered, err := e.keepAsking(ctx, old, 8080, 18080)
+	if err != nil {
+		return err
+	}
+	deleted := time.Now()
+	if err := e.Kube.CoreV1().Pods(e.Namespace()).Delete(ctx, old.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &old.UID}}); err != nil {
+		return fmt.Errorf("delete pod %s: %w", old.Name, err)
+	}
+	byPort, err := answered()
+	if err != nil {
+		return err
+	}
+	for i, container := range []string{"paused", "asked"} {
+		during := slices.DeleteFunc(byPort[i], func(x loadgen.Exchange) bool { return x.Start.After(deleted.Add(hookJudged)) })
+		if !slices.ContainsFunc(during, func(x loadgen.Exchange) bool { return x.Start.After(deleted.Add(hookJudged / 2)) }) {
+			return fmt.Errorf("no request to the container %s began from %s to %s after the deletion", container, hookJudged/2, hookJudged)
+		}
+		if err := all("container "+container+" while its hook runs", during, "200"); err != nil {
+			return err
+		}
+	}
+	if err := e.within(ctx, deploymentPatience, "pod "+old.Name+" ends", func(ctx context.Context) (bool, error) { return e.gone(ctx, old) }); err != nil {
+		return err
+	}
+	e.Figure("from deletion to the end of the pod", time.Since(deleted).Seconds(), "s")
+	result, err := load.stop()
+	if err != nil {
+		return err
+	}
+	return lostNone("while a pod ends", result)
+}
+
+// keepAsking has the client pod send requests straight to ports of a pod, in turn, over new connections, for some 3.5 s. It returns once the first one is there, and
+// what gives the answers by port. It does not go on for longer, as nobody refuses a connection to a pod that is gone: each would have to time out.
+func (e *Env) keepAsking(ctx context.Context, p corev1.Pod, ports ...int) (answered func() ([][]loadgen.Exchange, error), err error) {
+	const every, lasts = 50 * time.Millisecond, 3500 * time.Millisecond
+	from, err := e.Inside(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	burst := loadgen.Burst{Count: int(lasts / every), Interval: every, Policy: loadgen.Fresh, Timeout: loadTimeout, IDPrefix: e.Prefix()}
+	for _, port := range ports {
+		burst.Requests = append(burst.Requests, loadgen.Request{URL: "http://" + hostPort(p.Status.PodIP, port) + "/"})
+	}
+	type outcome struct {
+		xs  []loadgen.Exchange
+		err error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		xs, err := e.Burst(ctx, from, burst)
+		done <- outcome{xs, err}
+	}()
+	err = e.Until(ctx, "the first request is at pod "+p.Name, func(ctx context.Context) (bool, error) {
+		seen, err := e.Seen(ctx, []corev1.Pod{p}, burst.IDPrefix)
+		return len(seen[p.Name]) > 0, err
+	})
+	return func() ([][]loadgen.Exchange, error) {
+		o := <-done
+		byPort := make([][]loadgen.Exchange, len(ports))
+		for _, x := range o.xs {
+			byPort[x.Seq%len(ports)] = append(byPort[x.Seq%len(ports)], x)
+		}
+		return byPort, o.err
+	}, err
 }
 
 // replacePod deletes the one pod that is selected, and waits until it has ended and another one is ready.
@@ -129,6 +257,136 @@ func checkGracePeriod(ctx context.Context, e *Env) error {
 		return err
 	}
 	return reached("the request under way at a pod that ends", xs, pod, []string{at})
+}
+
+func checkRestartPolicy(ctx context.Context, e *Env) error {
+	policies := []string{"always", "onfailure", "never"}
+	before := map[string]corev1.Pod{}
+	for _, policy := range policies {
+		pods, err := e.Pods(ctx, selector(e)+",policy="+policy)
+		if err != nil {
+			return err
+		}
+		if len(pods) != 1 {
+			return fmt.Errorf("%d pods of policy %s are ready, want 1", len(pods), policy)
+		}
+		before[policy] = pods[0]
+		if _, err := e.Control(ctx, "POST", pods[0].Name, "/control", url.Values{"live": {"false"}}); err != nil {
+			return err
+		}
+	}
+	e.Undo(e.freshPods)
+	for _, policy := range policies {
+		if err := e.endsAs(ctx, before[policy], policy == "never"); err != nil {
+			return err
+		}
+	}
+	if err := e.Live(ctx); err != nil {
+		return err
+	}
+	_, err := e.servedBy(ctx, "after the restarts", []string{before["always"].Name, before["onfailure"].Name})
+	return err
+}
+
+// freshPods makes the fixture's pods anew.
+func (e *Env) freshPods(ctx context.Context) error {
+	var pods []*unstructured.Unstructured
+	for _, o := range e.wanted {
+		if o.GetKind() == "Pod" {
+			pods = append(pods, o)
+		}
+	}
+	for _, o := range pods {
+		if err := e.deletePod(ctx, o.GetName()); err != nil {
+			return err
+		}
+	}
+	live, err := e.fx.Apply(ctx, pods...)
+	if err != nil {
+		return err
+	}
+	return e.fx.WaitReady(ctx, live...)
+}
+
+// endsAs judges that the pod's container has ended for good, or was restarted and is ready.
+func (e *Env) endsAs(ctx context.Context, before corev1.Pod, forGood bool) error {
+	want := before.Name + " restarted and ready"
+	if forGood {
+		want = before.Name + " ended, not restarted"
+	}
+	return e.within(ctx, deploymentPatience, want, func(ctx context.Context) (bool, error) {
+		p, err := e.Kube.CoreV1().Pods(e.Namespace()).Get(ctx, before.Name, metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		restarts := p.Status.ContainerStatuses[0].RestartCount - before.Status.ContainerStatuses[0].RestartCount
+		over := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+		switch {
+		case over && !forGood:
+			return false, mismatch(want, "%s has ended (%s)", p.Name, p.Status.Phase)
+		case restarts > 0 && forGood:
+			return false, mismatch(want, "%s restarted %d times", p.Name, restarts)
+		case forGood:
+			return over, fmt.Errorf("it is %s", p.Status.Phase)
+		}
+		return restarts > 0 && readyAgain(p), fmt.Errorf("restarted %d times, ready %s", restarts, readyStatus(p))
+	})
+}
+
+// deletePod deletes a pod and waits until it is gone.
+func (e *Env) deletePod(ctx context.Context, name string) error {
+	grace := int64(1)
+	api := e.Kube.CoreV1().Pods(e.Namespace())
+	if err := api.Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &grace}); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete pod %s: %w", name, err)
+	}
+	return e.Until(ctx, "pod "+name+" is gone", func(ctx context.Context) (bool, error) {
+		_, err := api.Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return true, nil
+		}
+		return false, err
+	})
+}
+
+// repoliced makes one of the pods anew with another restart policy.
+func repoliced(name, policy string) func(context.Context, *Env) error {
+	return func(ctx context.Context, e *Env) error {
+		return e.remade(ctx, edit{kind: "Pod", name: "-" + name, path: "spec.restartPolicy", value: policy})
+	}
+}
+
+// remade makes an object anew with one edit, for one whose fields cannot be changed while it lives.
+func (e *Env) remade(ctx context.Context, change edit) error {
+	target, err := find(e.wanted, change)
+	if err != nil {
+		return err
+	}
+	changed := target.DeepCopy()
+	if err := fixtures.Edit(changed, change.path, change.value); err != nil {
+		return err
+	}
+	remove := func(ctx context.Context) error {
+		if target.GetKind() == "Pod" {
+			return e.deletePod(ctx, target.GetName())
+		}
+		if err := e.fx.Delete(ctx, target); err != nil {
+			return err
+		}
+		return e.Until(ctx, "the pods of "+target.GetName()+" are gone", func(ctx context.Context) (bool, error) {
+			list, err := e.Kube.CoreV1().Pods(e.Namespace()).List(ctx, metav1.ListOptions{LabelSelector: selector(e)})
+			return err == nil && len(list.Items) == 0, err
+		})
+	}
+	if err := remove(ctx); err != nil {
+		return err
+	}
+	e.Undo(remove)
+	live, err := e.fx.Apply(ctx, changed)
+	if err != nil {
+		return err
+	}
+	return e.fx.WaitReady(ctx, live...)
 }
 
 func checkOutOfMemory(ctx context.Context, e *Env) error {

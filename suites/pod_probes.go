@@ -7,10 +7,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"harness.example/harness/internal/stats"
 )
 
 // restartLimit is how long a container may take to be found dead, to end and to run again.
@@ -19,6 +25,23 @@ const restartLimit = 20 * time.Second
 // podProbes are the cases about what kubelet and others find out about a container.
 func podProbes() []Case {
 	return []Case{
+		{
+			Name:     "Pod/Liveness",
+			Doc:      "A container that says it is dead is restarted in its pod, and takes traffic again; meanwhile the other pod serves.",
+			Fixture:  "pod/liveness.yaml",
+			Workload: Own,
+			Covers: []string{
+				"Pod.spec.containers[].livenessProbe.httpGet.path", "Pod.status.containerStatuses[].restartCount",
+			},
+			Judged: fmt.Sprintf("exact: of an open-loop load of %d/s none is lost, as the container drains; it has been restarted once, in the same pod, within %s, its neighbour never; in the end both answer",
+				deploymentRate, restartLimit),
+			Samples: []Sample{covers("pods reached in the end", 2, stats.CoverPlan(2, answersAlpha), answersAlpha)},
+			Check:   checkLiveness,
+			Controls: []Control{
+				{Break: "Deployment spec.template.spec.containers[0].livenessProbe=", Fails: "is not restarted"},
+				{Break: "Service spec.publishNotReadyAddresses=true", Fails: "requests lost"},
+			},
+		},
 		{
 			Name:     "Pod/Startup",
 			Doc:      "Until the startup probe has succeeded, a slow container is neither asked whether it lives nor whether it is ready.",
@@ -37,7 +60,77 @@ func podProbes() []Case {
 				unready("Deployment spec.template.spec.containers[0].startupProbe.failureThreshold=2", "restarted"),
 			},
 		},
+		{
+			Name:     "Pod/ProbeKinds",
+			Doc:      "A pod is ready if a TCP port takes connections, a command ends well, or an HTTPS request with a header gets a 2xx or 3xx: else it gets no traffic.",
+			Fixture:  "pod/probe-kinds.yaml",
+			Workload: Own,
+			Covers: []string{
+				"Pod.spec.containers[].readinessProbe.tcpSocket.port", "Pod.spec.containers[].readinessProbe.exec.command[]",
+				"Pod.spec.containers[].readinessProbe.httpGet.scheme", "Pod.spec.containers[].readinessProbe.httpGet.port",
+				"Pod.spec.containers[].readinessProbe.httpGet.httpHeaders[].name", "Pod.spec.containers[].readinessProbe.httpGet.httpHeaders[].value",
+			},
+			Judged:  "exact: all three pods, of which each has its kind of probe, are reached",
+			Samples: []Sample{covers("pods reached", 3, stats.CoverPlan(3, answersAlpha), answersAlpha)},
+			Check:   checkProbeKinds,
+			Controls: []Control{
+				unready("Deployment/tcp spec.template.spec.containers[0].readinessProbe.tcpSocket.port=9999", "never answered: tcp"),
+				unready("Deployment/exec spec.template.spec.containers[0].readinessProbe.exec.command=[/harness, nonsense]", "never answered: exec"),
+				unready("Deployment/https spec.template.spec.containers[0].readinessProbe.httpGet.httpHeaders[1].value=status=400", "never answered: https"),
+			},
+		},
+		{
+			Name:     "Pod/ReadinessGates",
+			Doc:      "A pod with a readiness gate gets traffic only while somebody holds its condition true.",
+			Fixture:  "pod/readiness-gates.yaml",
+			Workload: Own,
+			Direct:   true,
+			Covers:   []string{"Pod.spec.readinessGates[].conditionType", "Pod.status.conditions[].type", "Pod.status.conditions[].status"},
+			Judged: fmt.Sprintf("exact: with its containers ready and the condition not there, or false, nothing answers, by gateway and by cluster address; with the condition true the pod does; "+
+				"kubelet has %s for each change", readinessLimit),
+			Check: checkReadinessGates,
+			Controls: []Control{
+				{Break: "the pod is made anew without the gate", Fails: "200", Do: ungated("[]")},
+				{Break: "the pod is made anew with another gate", Fails: "is ready within", Do: ungated("[{conditionType: harness.example/other}]")},
+			},
+		},
 	}
+}
+
+func checkLiveness(ctx context.Context, e *Env) error {
+	pods, err := e.atRest(ctx)
+	if err != nil {
+		return err
+	}
+	victim, other := pods[0], pods[1]
+	load := e.startLoad(ctx, "while a container is restarted", deploymentRate, e.URL("/"))
+	defer func() { _, _ = load.stop() }()
+	if err := e.reachable(ctx, podNames(pods)); err != nil {
+		return err
+	}
+	if _, err := e.Control(ctx, "POST", victim.Name, "/control", url.Values{"live": {"false"}}); err != nil {
+		return err
+	}
+	if err := e.restarted(ctx, victim, 1); err != nil {
+		return err
+	}
+	if err := e.within(ctx, restartLimit, victim.Name+" is ready again", func(ctx context.Context) (bool, error) {
+		p, err := e.Kube.CoreV1().Pods(e.Namespace()).Get(ctx, victim.Name, metav1.GetOptions{})
+		return err == nil && readyAgain(p), err
+	}); err != nil {
+		return err
+	}
+	if err := e.Live(ctx); err != nil {
+		return err
+	}
+	result, err := load.stop()
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(lostNone("while a container is restarted", result), e.restarted(ctx, victim, 1), e.restarted(ctx, other, 0)); err != nil {
+		return err
+	}
+	return e.servedWith(ctx, "after the restart", pods, "v1")
 }
 
 // restarted waits until the pod's first container runs and has been restarted as often as wanted beyond what it had been.
@@ -59,6 +152,12 @@ func (e *Env) restarted(ctx context.Context, before corev1.Pod, times int32) err
 		}
 		return s.State.Running != nil, errors.New("it does not run")
 	})
+}
+
+// readyAgain says whether a pod has become ready since its container was started. At first kubelet still tells of a new container what was true of the one before it.
+func readyAgain(p *corev1.Pod) bool {
+	r := p.Status.ContainerStatuses[0].State.Running
+	return podReady(p) && r != nil && !readySince(p).Before(r.StartedAt.Time)
 }
 
 // ended is how a container ended last.
@@ -101,4 +200,77 @@ func checkStartup(ctx context.Context, e *Env) error {
 		return err
 	}
 	return e.servedWith(ctx, "once it has started", []corev1.Pod{p}, "v1")
+}
+
+func checkProbeKinds(ctx context.Context, e *Env) error {
+	pods, err := e.Pods(ctx, selector(e))
+	if err != nil {
+		return err
+	}
+	xs, err := e.servedBy(ctx, "the ready pods", podNames(pods))
+	if err != nil {
+		return err
+	}
+	if err := reached("every kind of probe", xs, version, []string{"tcp", "exec", "https"}); err != nil {
+		return err
+	}
+	// The probe has gone where it was sent: to the port of TLS, with its header.
+	i := slices.IndexFunc(pods, func(p corev1.Pod) bool { return strings.Contains(p.Name, "-https-") })
+	seen, err := e.Seen(ctx, pods[i:i+1], "probe")
+	if err != nil {
+		return err
+	}
+	if seen[pods[i].Name]["probe"] == 0 {
+		return mismatch("the HTTPS probe arrives with its header", "the pod has not seen it")
+	}
+	return nil
+}
+
+const gate = "harness.example/open"
+
+func checkReadinessGates(ctx context.Context, e *Env) error {
+	var p corev1.Pod
+	err := e.within(ctx, deploymentPatience, "the pod's containers are ready", func(ctx context.Context) (bool, error) {
+		list, err := e.Kube.CoreV1().Pods(e.Namespace()).List(ctx, metav1.ListOptions{LabelSelector: selector(e)})
+		if err != nil || len(list.Items) != 1 {
+			return false, errors.Join(err, fmt.Errorf("%d pods are there", len(list.Items)))
+		}
+		p = list.Items[0]
+		return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+			return c.Type == corev1.ContainersReady && c.Status == corev1.ConditionTrue
+		}), errors.New("they are not")
+	})
+	if err != nil {
+		return err
+	}
+	if err := e.Live(ctx); err != nil {
+		return err
+	}
+	if err := e.nobodyAnswers(ctx, "before the gate is opened"); err != nil {
+		return err
+	}
+	for _, open := range []bool{true, false} {
+		status := map[bool]string{true: "True", false: "False"}[open]
+		patch := fmt.Sprintf(`{"status":{"conditions":[{"type":%q,"status":%q}]}}`, gate, status)
+		if _, err := e.Kube.CoreV1().Pods(e.Namespace()).Patch(ctx, p.Name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status"); err != nil {
+			return fmt.Errorf("set the gate's condition to %s: %w", status, err)
+		}
+		if err := e.turns(ctx, p.Name, open); err != nil {
+			return err
+		}
+		if !open {
+			return e.nobodyAnswers(ctx, "once the gate is closed")
+		}
+		if err := answeredBy(ctx, e, "while the gate is open", []string{p.Name}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ungated makes the ReplicaSet's pod anew with other gates.
+func ungated(gates string) func(context.Context, *Env) error {
+	return func(ctx context.Context, e *Env) error {
+		return e.remade(ctx, edit{kind: "ReplicaSet", path: "spec.template.spec.readinessGates", value: gates})
+	}
 }

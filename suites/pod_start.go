@@ -5,6 +5,7 @@ package suites
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -50,6 +51,22 @@ func podStarts() []Case {
 			Check:    checkInitContainers,
 			Controls: []Control{
 				unready("Deployment spec.template.spec.initContainers[1].args=[nonsense]", "second ended with code"),
+			},
+		},
+		{
+			Name:     "Pod/NativeSidecar",
+			Doc:      "An init container that restarts always is a sidecar: it serves before the next one runs and until the app has ended.",
+			Fixture:  "pod/native-sidecar.yaml",
+			Workload: Own,
+			Covers: []string{
+				"Pod.spec.initContainers[].restartPolicy", "Pod.spec.initContainers[].startupProbe.httpGet.path", "Pod.spec.initContainers[].ports[].containerPort",
+				"Pod.status.initContainerStatuses[].started",
+			},
+			Judged: "exact: the init container after it has ended well, which it can only if the sidecar answers it; when the pod is deleted amid a request of 5 s to the app, which is answered, " +
+				"every request to the sidecar in 3 s of them is answered too",
+			Check: checkNativeSidecar,
+			Controls: []Control{
+				{Break: "the sidecar is an ordinary container", Fails: "answered by the sidecar", Do: ordinarySidecar},
 			},
 		},
 	}
@@ -128,4 +145,77 @@ func checkInitContainers(ctx context.Context, e *Env) error {
 		return mismatch(want, "the app runs: %+v, the last init container ended at %s", r, last)
 	}
 	return e.servedWith(ctx, "the pod", []corev1.Pod{p}, "v1")
+}
+
+func checkNativeSidecar(ctx context.Context, e *Env) error {
+	pods, err := e.atRest(ctx)
+	if err != nil {
+		return err
+	}
+	p := pods[0]
+	for _, s := range p.Status.InitContainerStatuses {
+		t := s.State.Terminated
+		switch {
+		case s.Name == "side" && (s.Started == nil || !*s.Started || s.State.Running == nil):
+			return mismatch("the sidecar has started and runs on", "%+v", s.State)
+		case s.Name == "needs-side" && (t == nil || t.ExitCode != 0):
+			return mismatch("the init container that needs the sidecar ended well", "%+v", s.State)
+		}
+	}
+	if err := e.servedWith(ctx, "the pod", []corev1.Pod{p}, "v1"); err != nil {
+		return err
+	}
+	_, answered, err := e.underWay(ctx, []corev1.Pod{p}, "5s")
+	if err != nil {
+		return err
+	}
+	asked, err := e.keepAsking(ctx, p, 8080, 18080)
+	if err != nil {
+		return err
+	}
+	if err := e.replacePod(ctx, selector(e)); err != nil {
+		return err
+	}
+	xs, err := answered()
+	byPort, askedErr := asked()
+	if err := errors.Join(err, askedErr); err != nil {
+		return err
+	}
+	if err := reached("the request under way at the app", xs, pod, []string{p.Name}); err != nil {
+		return err
+	}
+	end := xs[0].Start.Add(xs[0].Latency)
+	during := slices.DeleteFunc(byPort[1], func(x loadgen.Exchange) bool { return x.Start.After(end) })
+	if len(during) == 0 {
+		return errors.New("no request to the sidecar began before the app's answer came")
+	}
+	e.Figure("requests to the sidecar until the app's answer", float64(len(during)), "requests")
+	return all("answered by the sidecar until the app has ended", during, "200")
+}
+
+// ordinarySidecar gives the pod the sidecar as a container beside the app, which ends when the app is told to end.
+func ordinarySidecar(ctx context.Context, e *Env) error {
+	target, err := find(e.wanted, edit{kind: "Deployment"})
+	if err != nil {
+		return err
+	}
+	broken := target.DeepCopy()
+	spec, err := podSpec(broken)
+	if err != nil {
+		return err
+	}
+	inits, _ := spec["initContainers"].([]any)
+	containers, _ := spec["containers"].([]any)
+	side, ok := inits[0].(map[string]any)
+	if !ok {
+		return errors.New("the fixture has no sidecar")
+	}
+	delete(side, "restartPolicy")
+	delete(spec, "initContainers")
+	spec["containers"] = append(containers, side)
+	live, err := e.fx.Apply(ctx, broken)
+	if err != nil {
+		return err
+	}
+	return e.fx.WaitReady(ctx, live...)
 }
