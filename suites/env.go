@@ -45,19 +45,21 @@ type Env struct {
 	Istio   istio.Interface
 	Config  *rest.Config
 
-	fx       fixtureClient
-	wanted   []*unstructured.Unstructured // the fixture as loaded
-	whole    []*unstructured.Unstructured // the fixture as it lived last without a break
-	pool     string                       // namespace of the run's shared pods
-	clients  func(ctx context.Context) error
-	live     func(ctx context.Context) error
-	admin    func(ctx context.Context, proxy *corev1.Pod, path string) ([]byte, error) // asks Envoy's admin port
-	mu       sync.Mutex
-	undo     []func(context.Context) error
-	leftover []*unstructured.Unstructured // objects of the runner's own to delete with the case
-	bursts   int
-	rec      record
-	last     []loadgen.Exchange // of the newest execution of the check, for evidence
+	fx      fixtureClient
+	wanted  []*unstructured.Unstructured // the fixture as loaded
+	whole   []*unstructured.Unstructured // the fixture as it lived last without a break
+	pool    string                       // namespace of the run's shared pods
+	clients func(ctx context.Context) error
+	live    func(ctx context.Context) error
+	admin   func(ctx context.Context, proxy *corev1.Pod, path string) ([]byte, error) // asks Envoy's admin port
+
+	atLoopback func(ctx context.Context, p *corev1.Pod, port int, host string) (status string, err error) // asks a port by HTTP
+	mu         sync.Mutex
+	undo       []func(context.Context) error
+	leftover   []*unstructured.Unstructured // objects of the runner's own to delete with the case
+	bursts     int
+	rec        record
+	last       []loadgen.Exchange // of the newest execution of the check, for evidence
 }
 
 // record is what one execution of a check leaves beside its verdict.

@@ -75,20 +75,29 @@ func (fw *forward) close() {
 	fw.http.CloseIdleConnections()
 }
 
-// get asks a port of a pod for a path.
+// get asks a port of a pod for a path; an answer other than 200 is an error.
 func (f *forwards) get(ctx context.Context, pod *corev1.Pod, port int, path string) ([]byte, error) {
+	status, body, err := f.fetch(ctx, pod, port, "", path)
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("ask %s/%s:%d for %s: %d %.200s", pod.Namespace, pod.Name, port, path, status, body)
+	}
+	return body, err
+}
+
+// fetch asks a port of a pod for a path of a host, "" = whatever, and returns the status and the body.
+func (f *forwards) fetch(ctx context.Context, pod *corev1.Pod, port int, host, path string) (int, []byte, error) {
 	key := fmt.Sprintf("%s/%s:%d", pod.Namespace, pod.Name, port)
 	slot := f.slot(key)
 	fw, err := f.forward(ctx, slot, pod, port)
 	if err != nil {
-		return nil, fmt.Errorf("forward to %s: %w", key, err)
+		return 0, nil, fmt.Errorf("forward to %s: %w", key, err)
 	}
-	body, err := fw.get(ctx, path)
+	status, body, err := fw.fetch(ctx, host, path)
 	if err != nil {
 		slot.drop(fw)
-		return nil, fmt.Errorf("ask %s for %s: %w", key, path, err)
+		return 0, nil, fmt.Errorf("ask %s for %s: %w", key, path, err)
 	}
-	return body, nil
+	return status, body, nil
 }
 
 func (f *forwards) forward(ctx context.Context, slot *slot, pod *corev1.Pod, port int) (*forward, error) {
@@ -134,22 +143,20 @@ func (f *forwards) forward(ctx context.Context, slot *slot, pod *corev1.Pod, por
 	return made, nil
 }
 
-func (fw *forward) get(ctx context.Context, path string) ([]byte, error) {
+func (fw *forward) fetch(ctx context.Context, host, path string) (int, []byte, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d%s", fw.port, path), http.NoBody)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
+	request.Host = host
 	response, err := fw.http.Do(request)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(response.Body)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: %.200s", response.Status, body)
-	}
-	return body, nil
+	return response.StatusCode, body, nil
 }

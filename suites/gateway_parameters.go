@@ -9,9 +9,9 @@ import (
 	"harness.example/harness/loadgen"
 )
 
-// gatewayParameters are the cases about what a handshake may agree on.
+// gatewayParameters are the cases about what a handshake may agree on, and where a server is.
 func gatewayParameters() []Case {
-	return []Case{gatewayVersions(), gatewayCiphers()}
+	return []Case{gatewayVersions(), gatewayCiphers(), gatewayBind()}
 }
 
 // handshakesShow is handshakesCase for tables of what an exchange shows beside its answerer.

@@ -60,6 +60,12 @@ func (l *live) admin(ctx context.Context, p *corev1.Pod, path string) ([]byte, e
 	return l.forwards.get(ctx, p, adminPort, path)
 }
 
+// atLoopback asks the loopback of a pod for a host and returns the status.
+func (l *live) atLoopback(ctx context.Context, p *corev1.Pod, port int, host string) (string, error) {
+	status, _, err := l.forwards.fetch(ctx, p, port, host, "/")
+	return strconv.Itoa(status), err
+}
+
 func (l *live) close() { l.forwards.close() }
 
 // setUp makes the Gateway that the tokens are written behind.

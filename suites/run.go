@@ -56,6 +56,7 @@ type runner struct {
 	live      prover
 	collect   func(ctx context.Context, e *Env) []Evidence
 	admin     func(ctx context.Context, proxy *corev1.Pod, path string) ([]byte, error)
+	loopback  func(ctx context.Context, p *corev1.Pod, port int, host string) (string, error)
 	kube      kubernetes.Interface
 	istio     istio.Interface
 	config    *rest.Config
@@ -112,7 +113,7 @@ func connect(target Target, o Options) (*runner, error) {
 	r := newRunner(target, o, fx)
 	r.kube, r.istio, r.config = fx.Kube(), fx.Istio(), config
 	live := newLive(r)
-	r.live, r.collect, r.admin = live, live.collect, live.admin
+	r.live, r.collect, r.admin, r.loopback = live, live.collect, live.admin, live.atLoopback
 	return r, nil
 }
 
@@ -319,7 +320,7 @@ func (r *runner) env(a attempt) *Env {
 		Target: r.target, Case: a.c, Attempt: a.n, Vars: vars, Kube: r.kube, Istio: r.istio, Config: r.config,
 		fx: r.fx, pool: r.pool, clients: r.clients,
 	}
-	e.admin = r.admin
+	e.admin, e.atLoopback = r.admin, r.loopback
 	e.live = func(ctx context.Context) error { return r.live.prove(ctx, e) }
 	return e
 }
