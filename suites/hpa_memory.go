@@ -16,7 +16,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"harness.example/harness/loadgen"
 )
@@ -100,10 +99,11 @@ func checkMemory(ctx context.Context, e *Env) error {
 // alone brings the pods down to the one that holds the memory, and judges what the autoscaler decides then. A pod that is on
 // its way out, or was not measured yet, would count.
 func (s *scaler) alone(ctx context.Context, what string) error {
-	if _, err := s.limit(ctx, 1); err != nil {
+	release, err := s.place(ctx, 1)
+	if err != nil {
 		return err
 	}
-	if err := s.e.within(ctx, decisionLimit, what+": one pod under a maximum of one", func(ctx context.Context) (bool, error) {
+	if err := s.e.within(ctx, decisionLimit, what+": one pod that is not on its way out", func(ctx context.Context) (bool, error) {
 		pods, err := s.e.Kube.CoreV1().Pods(s.e.Namespace()).List(ctx, metav1.ListOptions{LabelSelector: "app=" + s.target})
 		if err != nil {
 			return false, err
@@ -114,7 +114,7 @@ func (s *scaler) alone(ctx context.Context, what string) error {
 		return err
 	}
 	want := what + ": as many pods as 64 Mi and more need"
-	if err := s.decidesOn(ctx, func(ctx context.Context) (int64, error) { return s.limit(ctx, 20) }, want, func(h *autoscalingv2.HorizontalPodAutoscaler) bool {
+	if err := s.decidesOn(ctx, release, want, func(h *autoscalingv2.HorizontalPodAutoscaler) bool {
 		return h.Status.CurrentReplicas == 1 && len(readings(h)) > 0 && (h.Status.DesiredReplicas > 1 || s.since(h)) || h.Status.CurrentReplicas > 1 && s.since(h)
 	}); err != nil {
 		return err
@@ -128,17 +128,6 @@ func (s *scaler) alone(ctx context.Context, what string) error {
 		return mismatch(fmt.Sprintf("%s: ceil(metric / %s) pods, at least 2", what, target), "%s: %d desired (%s)", what, got, said(s.last))
 	}
 	return nil
-}
-
-// limit sets the autoscaler's maximum and returns the generation.
-func (s *scaler) limit(ctx context.Context, pods int) (int64, error) {
-	patch := fmt.Sprintf(`{"spec":{"maxReplicas":%d}}`, pods)
-	api := s.e.Kube.AutoscalingV2().HorizontalPodAutoscalers(s.e.Namespace())
-	h, err := api.Patch(ctx, s.name, types.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: "harness-check"})
-	if err != nil {
-		return 0, fmt.Errorf("set the maximum: %w", err)
-	}
-	return h.Generation, nil
 }
 
 // timesTarget is how many times its target a decision's metric was.

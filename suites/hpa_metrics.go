@@ -156,11 +156,12 @@ func checkMissingMetrics(ctx context.Context, e *Env) error {
 		if err != nil {
 			return err
 		}
-		if err := s.scaleTo(ctx, pods); err != nil {
+		release, err := s.place(ctx, pods)
+		if err != nil {
 			return err
 		}
 		want := missing.what + " is missing, it says " + missing.reason + ", and the pods are left alone"
-		if err := s.decides(ctx, want, func(h *autoscalingv2.HorizontalPodAutoscaler) bool {
+		if err := s.decidesOn(ctx, release, want, func(h *autoscalingv2.HorizontalPodAutoscaler) bool {
 			return has(h, missing.reason) || h.Status.CurrentReplicas == pods || s.since(h)
 		}); err != nil {
 			return err
@@ -205,14 +206,11 @@ func checkScaleIn(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(s.set(ctx, 4*s.perPod), s.scaleTo(ctx, 4)); err != nil {
+	if err := s.begin(ctx, "four", 4); err != nil {
 		return err
 	}
 	pods, err := e.ready(ctx, 4)
 	if err != nil {
-		return err
-	}
-	if err := s.begin(ctx, "four", 4); err != nil {
 		return err
 	}
 	ledger, err := e.watchPods(ctx, selector(e))

@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	watchtools "k8s.io/client-go/tools/watch"
+	"k8s.io/utils/ptr"
 )
 
 // decisionLimit covers two of the controller's own periods of 15 s: from Kubernetes 1.37 on a change of the spec asks for a
@@ -78,12 +79,15 @@ func (s *scaler) rest(ctx context.Context) error {
 	if err != nil || d.Spec.Template.Spec.SchedulerName != unscheduled {
 		return err
 	}
-	if err := errors.Join(s.set(ctx, 0), s.scaleTo(ctx, 0)); err != nil {
+	if err := s.set(ctx, 0); err != nil {
 		return err
 	}
-	return s.decides(ctx, "no pods are left", func(h *autoscalingv2.HorizontalPodAutoscaler) bool {
-		return h.Status.CurrentReplicas == 0 || has(h, "FailedGetScale")
-	})
+	release, err := s.place(ctx, 0)
+	if err != nil {
+		return err
+	}
+	_, err = release(ctx)
+	return err
 }
 
 // scalerBy is scaler with the metric of a pod that a selector chooses. Should that be one of those that are scaled, it
@@ -220,6 +224,14 @@ func (s *scaler) judge(ctx context.Context, want string, step scaleStep) error {
 
 // begin brings the Deployment to so many pods, and the metric to what so many are for, until the autoscaler agrees.
 func (s *scaler) begin(ctx context.Context, what string, pods int32) error {
+	for {
+		if err := s.begun(ctx, what, pods); !errors.Is(err, errUntold) {
+			return err
+		}
+	}
+}
+
+func (s *scaler) begun(ctx context.Context, what string, pods int32) error {
 	calm := s.perPod * float64(pods)
 	if s.whole {
 		calm = s.perPod
@@ -227,14 +239,18 @@ func (s *scaler) begin(ctx context.Context, what string, pods int32) error {
 	if err := s.set(ctx, calm); err != nil {
 		return err
 	}
-	if err := s.scaleTo(ctx, pods); err != nil {
+	release, err := s.place(ctx, pods)
+	if err != nil {
 		return err
 	}
 	want := fmt.Sprintf("%s: at first %d pods at their target", what, pods)
-	if err := s.decides(ctx, want, func(h *autoscalingv2.HorizontalPodAutoscaler) bool {
-		return h.Status.CurrentReplicas == pods && s.reads(h, calm, pods)
+	if err := s.decidesOn(ctx, release, want, func(h *autoscalingv2.HorizontalPodAutoscaler) bool {
+		return h.Status.CurrentReplicas == pods && s.reads(h, calm, pods) || s.since(h)
 	}); err != nil {
 		return err
+	}
+	if s.last.Status.CurrentReplicas != pods {
+		return errUntold
 	}
 	if got := s.last.Status.DesiredReplicas; got != pods {
 		return mismatch(want, "%s: at first %d desired (%s)", what, got, said(s.last))
@@ -244,22 +260,58 @@ func (s *scaler) begin(ctx context.Context, what string, pods int32) error {
 	})
 }
 
+// place brings the Deployment to so many pods, which the autoscaler cannot change until it is released.
+func (s *scaler) place(ctx context.Context, pods int32) (release func(context.Context) (int64, error), err error) {
+	h, err := s.e.Kube.AutoscalingV2().HorizontalPodAutoscalers(s.e.Namespace()).Get(ctx, s.name, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("read the autoscaler: %w", err)
+	}
+	bounds := [2]int32{ptr.Deref(h.Spec.MinReplicas, 1), h.Spec.MaxReplicas}
+	held := max(pods, 1) // none is no bound, but one by hand stays
+	if _, err := s.bound(ctx, held, held); err != nil {
+		return nil, err
+	}
+	release = func(ctx context.Context) (int64, error) { return s.bound(ctx, bounds[0], bounds[1]) }
+	// It may have been about to scale.
+	for _, now := range []int32{held, pods} {
+		if err := s.scaleTo(ctx, now); err != nil {
+			return nil, err
+		}
+	}
+	return release, nil
+}
+
+// bound sets the autoscaler's least and most pods and returns the generation.
+func (s *scaler) bound(ctx context.Context, least, most int32) (int64, error) {
+	patch := fmt.Sprintf(`{"spec":{"minReplicas":%d,"maxReplicas":%d}}`, least, most)
+	h, err := s.e.Kube.AutoscalingV2().HorizontalPodAutoscalers(s.e.Namespace()).
+		Patch(ctx, s.name, types.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: "harness-check"})
+	if err != nil {
+		return 0, fmt.Errorf("set the autoscaler's bounds: %w", err)
+	}
+	return h.Generation, nil
+}
+
 // scaleTo sets the replicas by hand, and waits until there are as many: an autoscaler counts those that are.
 func (s *scaler) scaleTo(ctx context.Context, pods int32) error {
 	api := s.e.Kube.AppsV1().Deployments(s.e.Namespace())
-	scale := &autoscalingv1.Scale{ObjectMeta: metav1.ObjectMeta{Name: s.target, Namespace: s.e.Namespace()}, Spec: autoscalingv1.ScaleSpec{Replicas: pods}}
-	if _, err := api.UpdateScale(ctx, s.target, scale, metav1.UpdateOptions{FieldManager: "harness-check"}); err != nil {
-		return fmt.Errorf("scale to %d: %w", pods, err)
-	}
-	return s.e.within(ctx, controllerLimit, fmt.Sprintf("%d pods after scaling by hand", pods), func(ctx context.Context) (bool, error) {
+	return s.e.within(ctx, decisionLimit, fmt.Sprintf("%d pods after scaling by hand", pods), func(ctx context.Context) (bool, error) {
 		d, err := api.Get(ctx, s.target, metav1.GetOptions{})
 		if err != nil {
 			return false, err
 		}
-		if s.whole { // ready pods are what is counted then
-			return d.Status.Replicas == pods && d.Status.ReadyReplicas == pods, fmt.Errorf("%d, %d ready", d.Status.Replicas, d.Status.ReadyReplicas)
+		// A decision under way is written over what it meets.
+		if ptr.Deref(d.Spec.Replicas, 1) != pods {
+			scale := &autoscalingv1.Scale{ObjectMeta: metav1.ObjectMeta{Name: s.target, Namespace: s.e.Namespace()}, Spec: autoscalingv1.ScaleSpec{Replicas: pods}}
+			if _, err := api.UpdateScale(ctx, s.target, scale, metav1.UpdateOptions{FieldManager: "harness-check"}); err != nil {
+				return false, fmt.Errorf("scale to %d: %w", pods, err)
+			}
+			return false, errors.New("it is being scaled")
 		}
-		return d.Status.Replicas == pods, fmt.Errorf("%d", d.Status.Replicas)
+		if s.whole && d.Status.ReadyReplicas != pods { // ready pods are what is counted then
+			return false, fmt.Errorf("%d ready", d.Status.ReadyReplicas)
+		}
+		return d.Status.Replicas == pods && d.Status.ObservedGeneration >= d.Generation, fmt.Errorf("%d", d.Status.Replicas)
 	})
 }
 

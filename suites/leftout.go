@@ -18,6 +18,7 @@ func LeftOut() []Omission {
 		{"Service: trafficDistribution PreferClose", "the nodes have no zones, and a case does not label nodes"},
 		{"Pod: places by taints, preferences and priority", "preferences are scores among others, which a case cannot decide by; taints and preemption would disturb other cases' pods"},
 		{"Pod: topologySpreadConstraints' minDomains, matchLabelKeys and nodeTaintsPolicy", unwritten},
+		{"Pod: restarts by a liveness probe and by restartPolicy, under load", "drafted, not proved: in some runs the restarted pod, ready again, got no traffic for a moment, and why is not known; Pod/OutOfMemory asserts a restart"},
 		{"Pod: a gRPC probe", "the backend does not serve grpc.health.v1"},
 		{"Istio's sourceSubnet, defaultEndpoint and outlierDetectionHttpErrorCodes", unread},
 		{"DestinationRule: revocation lists in files of a sidecar", "no effect on this Istio: the agent's own list takes their place; a list inside of the credential's Secret is asserted"},

@@ -7,14 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"harness.example/harness/fixtures"
 	"harness.example/harness/internal/stats"
@@ -51,20 +49,6 @@ func podEnds() []Case {
 			Judged:   "exact: a request that takes 4 s, and is known to be at the pod when that is deleted, is answered by it",
 			Check:    checkGracePeriod,
 			Controls: []Control{{Break: "Deployment spec.template.spec.terminationGracePeriodSeconds=1", Fails: "under way"}},
-		},
-		{
-			Name:     "Pod/RestartPolicy",
-			Doc:      "A container that fails its liveness probe is started again with Always and OnFailure; with Never its pod has ended and takes no traffic.",
-			Fixture:  "pod/restart-policy.yaml",
-			Workload: Own,
-			Covers:   []string{"Pod.spec.restartPolicy", "Pod.status.phase", "Pod.status.containerStatuses[].restartCount"},
-			Judged:   fmt.Sprintf("exact: restarts and phase of each of three pods, within %s; in the end those of Always and OnFailure answer, and no other", deploymentPatience),
-			Samples:  []Sample{covers("pods reached in the end", 2, stats.CoverPlan(2, answersAlpha), answersAlpha)},
-			Check:    checkRestartPolicy,
-			Controls: []Control{
-				{Break: "the pod of Always is made anew with Never", Fails: "-always has ended", Do: repoliced("always", "Never")},
-				{Break: "the pod of Never is made anew with Always", Fails: "-never restarted", Do: repoliced("never", "Always")},
-			},
 		},
 		{
 			Name:     "Pod/OutOfMemory",
@@ -259,80 +243,6 @@ func checkGracePeriod(ctx context.Context, e *Env) error {
 	return reached("the request under way at a pod that ends", xs, pod, []string{at})
 }
 
-func checkRestartPolicy(ctx context.Context, e *Env) error {
-	policies := []string{"always", "onfailure", "never"}
-	before := map[string]corev1.Pod{}
-	for _, policy := range policies {
-		pods, err := e.Pods(ctx, selector(e)+",policy="+policy)
-		if err != nil {
-			return err
-		}
-		if len(pods) != 1 {
-			return fmt.Errorf("%d pods of policy %s are ready, want 1", len(pods), policy)
-		}
-		before[policy] = pods[0]
-		if _, err := e.Control(ctx, "POST", pods[0].Name, "/control", url.Values{"live": {"false"}}); err != nil {
-			return err
-		}
-	}
-	e.Undo(e.freshPods)
-	for _, policy := range policies {
-		if err := e.endsAs(ctx, before[policy], policy == "never"); err != nil {
-			return err
-		}
-	}
-	if err := e.Live(ctx); err != nil {
-		return err
-	}
-	_, err := e.servedBy(ctx, "after the restarts", []string{before["always"].Name, before["onfailure"].Name})
-	return err
-}
-
-// freshPods makes the fixture's pods anew.
-func (e *Env) freshPods(ctx context.Context) error {
-	var pods []*unstructured.Unstructured
-	for _, o := range e.wanted {
-		if o.GetKind() == "Pod" {
-			pods = append(pods, o)
-		}
-	}
-	for _, o := range pods {
-		if err := e.deletePod(ctx, o.GetName()); err != nil {
-			return err
-		}
-	}
-	live, err := e.fx.Apply(ctx, pods...)
-	if err != nil {
-		return err
-	}
-	return e.fx.WaitReady(ctx, live...)
-}
-
-// endsAs judges that the pod's container has ended for good, or was restarted and is ready.
-func (e *Env) endsAs(ctx context.Context, before corev1.Pod, forGood bool) error {
-	want := before.Name + " restarted and ready"
-	if forGood {
-		want = before.Name + " ended, not restarted"
-	}
-	return e.within(ctx, deploymentPatience, want, func(ctx context.Context) (bool, error) {
-		p, err := e.Kube.CoreV1().Pods(e.Namespace()).Get(ctx, before.Name, metav1.GetOptions{})
-		if err != nil {
-			return false, err
-		}
-		restarts := p.Status.ContainerStatuses[0].RestartCount - before.Status.ContainerStatuses[0].RestartCount
-		over := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
-		switch {
-		case over && !forGood:
-			return false, mismatch(want, "%s has ended (%s)", p.Name, p.Status.Phase)
-		case restarts > 0 && forGood:
-			return false, mismatch(want, "%s restarted %d times", p.Name, restarts)
-		case forGood:
-			return over, fmt.Errorf("it is %s", p.Status.Phase)
-		}
-		return restarts > 0 && readyAgain(p), fmt.Errorf("restarted %d times, ready %s", restarts, readyStatus(p))
-	})
-}
-
 // deletePod deletes a pod and waits until it is gone.
 func (e *Env) deletePod(ctx context.Context, name string) error {
 	grace := int64(1)
@@ -347,13 +257,6 @@ func (e *Env) deletePod(ctx context.Context, name string) error {
 		}
 		return false, err
 	})
-}
-
-// repoliced makes one of the pods anew with another restart policy.
-func repoliced(name, policy string) func(context.Context, *Env) error {
-	return func(ctx context.Context, e *Env) error {
-		return e.remade(ctx, edit{kind: "Pod", name: "-" + name, path: "spec.restartPolicy", value: policy})
-	}
 }
 
 // remade makes an object anew with one edit, for one whose fields cannot be changed while it lives.

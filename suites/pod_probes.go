@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -25,23 +24,6 @@ const restartLimit = 20 * time.Second
 // podProbes are the cases about what kubelet and others find out about a container.
 func podProbes() []Case {
 	return []Case{
-		{
-			Name:     "Pod/Liveness",
-			Doc:      "A container that says it is dead is restarted in its pod, and takes traffic again; meanwhile the other pod serves.",
-			Fixture:  "pod/liveness.yaml",
-			Workload: Own,
-			Covers: []string{
-				"Pod.spec.containers[].livenessProbe.httpGet.path", "Pod.status.containerStatuses[].restartCount",
-			},
-			Judged: fmt.Sprintf("exact: of an open-loop load of %d/s none is lost, as the container drains; it has been restarted once, in the same pod, within %s, its neighbour never; in the end both answer",
-				deploymentRate, restartLimit),
-			Samples: []Sample{covers("pods reached in the end", 2, stats.CoverPlan(2, answersAlpha), answersAlpha)},
-			Check:   checkLiveness,
-			Controls: []Control{
-				{Break: "Deployment spec.template.spec.containers[0].livenessProbe=", Fails: "is not restarted"},
-				{Break: "Service spec.publishNotReadyAddresses=true", Fails: "requests lost"},
-			},
-		},
 		{
 			Name:     "Pod/Startup",
 			Doc:      "Until the startup probe has succeeded, a slow container is neither asked whether it lives nor whether it is ready.",
@@ -97,42 +79,6 @@ func podProbes() []Case {
 	}
 }
 
-func checkLiveness(ctx context.Context, e *Env) error {
-	pods, err := e.atRest(ctx)
-	if err != nil {
-		return err
-	}
-	victim, other := pods[0], pods[1]
-	load := e.startLoad(ctx, "while a container is restarted", deploymentRate, e.URL("/"))
-	defer func() { _, _ = load.stop() }()
-	if err := e.reachable(ctx, podNames(pods)); err != nil {
-		return err
-	}
-	if _, err := e.Control(ctx, "POST", victim.Name, "/control", url.Values{"live": {"false"}}); err != nil {
-		return err
-	}
-	if err := e.restarted(ctx, victim, 1); err != nil {
-		return err
-	}
-	if err := e.within(ctx, restartLimit, victim.Name+" is ready again", func(ctx context.Context) (bool, error) {
-		p, err := e.Kube.CoreV1().Pods(e.Namespace()).Get(ctx, victim.Name, metav1.GetOptions{})
-		return err == nil && readyAgain(p), err
-	}); err != nil {
-		return err
-	}
-	if err := e.Live(ctx); err != nil {
-		return err
-	}
-	result, err := load.stop()
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(lostNone("while a container is restarted", result), e.restarted(ctx, victim, 1), e.restarted(ctx, other, 0)); err != nil {
-		return err
-	}
-	return e.servedWith(ctx, "after the restart", pods, "v1")
-}
-
 // restarted waits until the pod's first container runs and has been restarted as often as wanted beyond what it had been.
 func (e *Env) restarted(ctx context.Context, before corev1.Pod, times int32) error {
 	want := fmt.Sprintf("the container of %s runs, restarted %d times", before.Name, times)
@@ -152,12 +98,6 @@ func (e *Env) restarted(ctx context.Context, before corev1.Pod, times int32) err
 		}
 		return s.State.Running != nil, errors.New("it does not run")
 	})
-}
-
-// readyAgain says whether a pod has become ready since its container was started. At first kubelet still tells of a new container what was true of the one before it.
-func readyAgain(p *corev1.Pod) bool {
-	r := p.Status.ContainerStatuses[0].State.Running
-	return podReady(p) && r != nil && !readySince(p).Before(r.StartedAt.Time)
 }
 
 // ended is how a container ended last.
