@@ -63,7 +63,6 @@ func hpaCases() []Case {
 		Fixture:  "hpa/scale-out-cpu.yaml",
 		Needs:    []Capability{Metrics},
 		Workload: Own,
-		Serial:   true,
 		Timeout:  5 * time.Minute,
 		Covers: []string{
 			"HorizontalPodAutoscaler.spec.scaleTargetRef.name", "HorizontalPodAutoscaler.spec.minReplicas", "HorizontalPodAutoscaler.spec.maxReplicas",

@@ -4,6 +4,7 @@
 package suites
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -107,7 +108,10 @@ func schedule(cases []Case, repeat int, seed uint64) (parallel, serial []attempt
 			}
 		}
 	}
-	slices.SortStableFunc(parallel, func(a, b attempt) int { return int(b.c.Workload) - int(a.c.Workload) })
+	// What takes longest first, so that nothing long is left for the end.
+	slices.SortStableFunc(parallel, func(a, b attempt) int {
+		return cmp.Or(int(b.c.Workload)-int(a.c.Workload), cmp.Compare(b.c.Timeout, a.c.Timeout))
+	})
 	if seed != 0 {
 		r := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // an order to reproduce, not a secret
 		for _, s := range [][]attempt{parallel, serial} {
