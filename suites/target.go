@@ -96,6 +96,9 @@ func (t Target) Missing(c Capability) string {
 		}
 		return ""
 	case LoadBalancer, Metrics, NodeAccess, Injection, CustomMetrics:
+		if c == CustomMetrics && !t.Disruptive {
+			return "registers APIs for the whole cluster, which needs --disruptive on a cluster the harness did not make"
+		}
 		reason, known := t.Capabilities[string(c)]
 		if !known {
 			return "the target does not say that it has " + string(c)

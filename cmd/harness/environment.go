@@ -47,7 +47,7 @@ func (e *environmentFlags) addAttach(cmd *cobra.Command) {
 	f.StringVar(&e.attach.Image, "image", "", "image of the backends on an attached cluster, already within its reach")
 	f.StringVar(&e.attach.Push, "push", "", "push the backends' image to this repository for an attached cluster")
 	f.StringVar(&e.attach.Gateway, "gateway", "", "ingress gateway of an attached cluster: NAMESPACE/SERVICE, or own for one that the run makes (default: the one that is found)")
-	f.BoolVar(&e.disruptive, "disruptive", false, "on an attached cluster, also run cases that disturb nodes, proxies or the control plane")
+	f.BoolVar(&e.disruptive, "disruptive", false, "on an attached cluster, also run cases that disturb nodes, proxies or the control plane, or register APIs")
 }
 
 // fixed completes a flag from a list.
