@@ -133,13 +133,7 @@ func (s *scaler) alone(ctx context.Context, what string) error {
 // timesTarget is how many times its target a decision's metric was.
 func timesTarget(h *autoscalingv2.HorizontalPodAutoscaler) float64 {
 	for _, m := range h.Status.CurrentMetrics {
-		var v autoscalingv2.MetricValueStatus
-		switch {
-		case m.Resource != nil:
-			v = m.Resource.Current
-		case m.ContainerResource != nil:
-			v = m.ContainerResource.Current
-		}
+		v := current(m)
 		switch {
 		case v.AverageUtilization != nil:
 			return float64(*v.AverageUtilization) / 100

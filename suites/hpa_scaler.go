@@ -415,26 +415,32 @@ func (s *scaler) since(h *autoscalingv2.HorizontalPodAutoscaler) bool {
 func readings(h *autoscalingv2.HorizontalPodAutoscaler) []resource.Quantity {
 	var out []resource.Quantity
 	for _, m := range h.Status.CurrentMetrics {
-		var v autoscalingv2.MetricValueStatus
-		switch {
-		case m.External != nil:
-			v = m.External.Current
-		case m.Object != nil:
-			v = m.Object.Current
-		case m.Pods != nil:
-			v = m.Pods.Current
-		case m.Resource != nil:
-			v = m.Resource.Current
-		case m.ContainerResource != nil:
-			v = m.ContainerResource.Current
-		}
-		if v.AverageValue != nil {
+		switch v := current(m); {
+		case v.AverageValue != nil:
 			out = append(out, *v.AverageValue)
-		} else if v.Value != nil {
+		case v.Value != nil:
 			out = append(out, *v.Value)
 		}
 	}
 	return out
+}
+
+// current is a metric's value, wherever it comes from.
+func current(m autoscalingv2.MetricStatus) autoscalingv2.MetricValueStatus {
+	switch {
+	case m.External != nil:
+		return m.External.Current
+	case m.Object != nil:
+		return m.Object.Current
+	case m.Pods != nil:
+		return m.Pods.Current
+	case m.Resource != nil:
+		return m.Resource.Current
+	case m.ContainerResource != nil:
+		return m.ContainerResource.Current
+	default:
+		return autoscalingv2.MetricValueStatus{}
+	}
 }
 
 // has says whether one of the conditions has the reason.
