@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -64,7 +65,8 @@ func podStarts() []Case {
 			},
 			Judged: "exact: the init container after it has ended well, which it can only if the sidecar answers it; when the pod is deleted amid a request of 5 s to the app, which is answered, " +
 				"every request to the sidecar in 3 s of them is answered too",
-			Check: checkNativeSidecar,
+			Timeout: 4 * time.Minute, // kubelet tries an init container that failed again after a pause that grows
+			Check:   checkNativeSidecar,
 			Controls: []Control{
 				{Break: "the sidecar is an ordinary container", Fails: "answered by the sidecar", Do: ordinarySidecar},
 			},
