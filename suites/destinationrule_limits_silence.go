@@ -65,9 +65,9 @@ func silences() []Case {
 				return fallsSilent(ctx, e, func(sent, cut, done time.Time) (time.Time, time.Time) { return sent.Add(dead), done.Add(dead) })
 			},
 			Controls: []Control{
-				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.time=4s", Fails: "too late"},
-				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.interval=3s", Fails: "too late"},
-				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.probes=5", Fails: "too late"},
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.time=9s", Fails: "too late"},
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.interval=5s", Fails: "too late"},
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.tcp.tcpKeepalive.probes=10", Fails: "too late"},
 			},
 		},
 		{
@@ -86,8 +86,8 @@ func silences() []Case {
 				return fallsSilent(ctx, e, func(_, cut, done time.Time) (time.Time, time.Time) { return cut.Add(pingTimeout), done.Add(longest) })
 			},
 			Controls: []Control{
-				{Break: "DestinationRule spec.trafficPolicy.connectionPool.http.http2KeepAlive.interval=6s", Fails: "too late"},
-				{Break: "DestinationRule spec.trafficPolicy.connectionPool.http.http2KeepAlive.timeout=5s", Fails: "too late"},
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.http.http2KeepAlive.interval=10s", Fails: "too late"},
+				{Break: "DestinationRule spec.trafficPolicy.connectionPool.http.http2KeepAlive.timeout=9s", Fails: "too late"},
 			},
 		},
 	}
