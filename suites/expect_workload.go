@@ -43,7 +43,7 @@ type segment struct {
 const (
 	loadSegment = 2 * time.Second
 	// loadMaxLag is loose because latency is not judged: only what became of each request.
-	loadMaxLag = 500 * time.Millisecond
+	loadMaxLag = 2 * time.Second
 	// loadTimeout is how long a request may take before it counts as lost.
 	loadTimeout = 5 * time.Second
 )
