@@ -34,7 +34,7 @@ type Options struct {
 	Run      string // unique name of the run, a valid label value; names its namespaces
 	Seed     uint64 // order; 0 keeps the order given
 	Repeat   int    // attempts per case; 0 = 1
-	Parallel int    // cases side by side; 0 = five for each processor
+	Parallel int    // cases side by side; 0 = four for each processor
 	FailFast bool   // start no further case after one that did not pass
 	// Done is told of every result as it comes, one at a time.
 	Done func(Result)
@@ -162,7 +162,7 @@ func (r *runner) run(ctx context.Context, cases []Case) error {
 	parallel, serial := schedule(cases, r.options.Repeat, r.options.Seed)
 	limit := r.options.Parallel
 	if limit <= 0 {
-		limit = 5 * runtime.NumCPU() // they mostly wait
+		limit = 4 * runtime.NumCPU() // they mostly wait
 	}
 	r.sideBySide(ctx, parallel, limit)
 	for _, a := range serial {
