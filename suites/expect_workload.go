@@ -42,8 +42,8 @@ type segment struct {
 
 const (
 	loadSegment = 2 * time.Second
-	// loadMaxLag is loose because latency is not judged: only what became of each request.
-	loadMaxLag = 2 * time.Second
+	// loadMaxLag is loose because latency is not judged: only what became of each request, and in which stage it was due.
+	loadMaxLag = 500 * time.Millisecond
 	// loadTimeout is how long a request may take before it counts as lost.
 	loadTimeout = 5 * time.Second
 )
