@@ -170,7 +170,7 @@ func (s *scaler) step(ctx context.Context, step scaleStep) error {
 		}
 		switch {
 		case errors.Is(err, errUntold):
-		case asMismatch(err) != nil && s.last != nil && !s.shows(s.last, s.told, step.from) && others < misread:
+		case asMismatch(err) != nil && s.last != nil && !s.shows(s.last, step.from) && others < misread:
 			others++
 		default:
 			return err
@@ -187,7 +187,7 @@ func (s *scaler) judged(ctx context.Context, step scaleStep) error {
 		return err
 	}
 	if err := s.decides(ctx, want, func(h *autoscalingv2.HorizontalPodAutoscaler) bool {
-		return h.Status.CurrentReplicas == step.from && s.reads(h, step.metric, step.from) || s.since(h)
+		return s.reads(h, step.from)
 	}); err != nil {
 		return err
 	}
@@ -245,7 +245,7 @@ func (s *scaler) begun(ctx context.Context, what string, pods int32) error {
 	}
 	want := fmt.Sprintf("%s: at first %d pods at their target", what, pods)
 	if err := s.decidesOn(ctx, release, want, func(h *autoscalingv2.HorizontalPodAutoscaler) bool {
-		return h.Status.CurrentReplicas == pods && s.reads(h, calm, pods) || s.since(h)
+		return s.reads(h, pods)
 	}); err != nil {
 		return err
 	}
@@ -389,19 +389,20 @@ func (s *scaler) ask(ctx context.Context) (int64, error) {
 	return h.Generation, nil
 }
 
-// reads says whether a decision was made with the metric's value: it was asked for since, or has it in its status.
-func (s *scaler) reads(h *autoscalingv2.HorizontalPodAutoscaler, metric float64, pods int32) bool {
-	return s.since(h) || s.shows(h, metric, pods)
+// reads says whether a decision was made with the metric as it was set last: it was asked for since, or, with so many pods, has
+// it in its status.
+func (s *scaler) reads(h *autoscalingv2.HorizontalPodAutoscaler, pods int32) bool {
+	return s.since(h) || h.Status.CurrentReplicas == pods && s.shows(h, pods)
 }
 
-// shows says whether a decision's status has the metric's value.
-func (s *scaler) shows(h *autoscalingv2.HorizontalPodAutoscaler, metric float64, pods int32) bool {
+// shows says whether a decision's status has the metric as it was set last.
+func (s *scaler) shows(h *autoscalingv2.HorizontalPodAutoscaler, pods int32) bool {
 	parts := int64(pods)
 	if s.whole {
 		parts = 1
 	}
 	return slices.ContainsFunc(readings(h), func(q resource.Quantity) bool {
-		off := q.MilliValue() - int64(metric*1000)/parts
+		off := q.MilliValue() - int64(s.told*1000)/parts
 		return off == 0 || off == 1 // the controller rounds up
 	})
 }
