@@ -57,7 +57,7 @@ func (l *live) serves(ctx context.Context, p corev1.Pod, want picture) error {
 		if !ask.needs {
 			continue
 		}
-		body, err := l.forwards.get(ctx, &p, adminPort, ask.path)
+		body, err := l.forwards.Get(ctx, &p, adminPort, ask.path)
 		if err != nil {
 			return err
 		}

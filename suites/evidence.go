@@ -51,9 +51,9 @@ func (l *live) collect(ctx context.Context, e *Env) []Evidence {
 		add("envoy/proxies", nil, err)
 	}
 	for _, p := range proxies {
-		routes, err := l.forwards.get(ctx, &p, adminPort, "/config_dump?resource=dynamic_route_configs")
+		routes, err := l.forwards.Get(ctx, &p, adminPort, "/config_dump?resource=dynamic_route_configs")
 		add("envoy/"+p.Name+"-routes.json", virtualHosts(routes, e.Name()), err)
-		clusters, err := l.forwards.get(ctx, &p, adminPort, "/clusters")
+		clusters, err := l.forwards.Get(ctx, &p, adminPort, "/clusters")
 		add("envoy/"+p.Name+"-clusters.txt", linesWith(clusters, e.Name(), e.Namespace()+".svc"), err)
 		logs, err := l.logs(ctx, &p, "istio-proxy", 2000)
 		add("logs/"+p.Name+".txt", linesWith(logs, e.Vars["HOST"], e.Name()), err)

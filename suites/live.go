@@ -27,6 +27,7 @@ import (
 
 	"harness.example/harness/fixtures"
 	"harness.example/harness/loadgen"
+	"harness.example/harness/suites/forward"
 )
 
 // live proves that what was applied is what is served. Istio gives no generation to ask for at the end of the line, so
@@ -37,7 +38,7 @@ import (
 // in the same way.
 type live struct {
 	r        *runner
-	forwards *forwards
+	forwards *forward.Forwards
 }
 
 const (
@@ -53,20 +54,20 @@ const (
 	silence = 10 * time.Second
 )
 
-func newLive(r *runner) *live { return &live{r: r, forwards: newForwards(r.config)} }
+func newLive(r *runner) *live { return &live{r: r, forwards: forward.New(r.config)} }
 
 // admin asks a proxy's admin port.
 func (l *live) admin(ctx context.Context, p *corev1.Pod, path string) ([]byte, error) {
-	return l.forwards.get(ctx, p, adminPort, path)
+	return l.forwards.Get(ctx, p, adminPort, path)
 }
 
 // atLoopback asks the loopback of a pod for a host and returns the status.
 func (l *live) atLoopback(ctx context.Context, p *corev1.Pod, port int, host string) (string, error) {
-	status, _, err := l.forwards.fetch(ctx, p, port, host, "/")
+	status, _, err := l.forwards.Fetch(ctx, p, port, host, "/")
 	return strconv.Itoa(status), err
 }
 
-func (l *live) close() { l.forwards.close() }
+func (l *live) close() { l.forwards.Close() }
 
 // setUp makes the Gateway that the tokens are written behind.
 func (l *live) setUp(ctx context.Context, namespace string) error {
@@ -242,7 +243,7 @@ func (l *live) stored(ctx context.Context, e *Env) error {
 	start, read := time.Now(), false
 	return until(ctx, "istiod holds the applied objects", func(ctx context.Context) (bool, error) {
 		for _, p := range pods.Items {
-			body, err := l.forwards.get(ctx, &p, istiodPort, "/debug/configz")
+			body, err := l.forwards.Get(ctx, &p, istiodPort, "/debug/configz")
 			if err != nil && !read && time.Since(start) > unreadable {
 				e.Note("istiod's store cannot be read (%v): only the token proves that configuration is live", err)
 				return true, nil

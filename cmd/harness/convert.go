@@ -6,6 +6,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -15,6 +16,7 @@ import (
 	"harness.example/harness/loadgen"
 	"harness.example/harness/reports"
 	"harness.example/harness/suites"
+	"harness.example/harness/suites/perf"
 )
 
 // This file is the only place where one package's data becomes another's: cluster, suites and reports do not know each other.
@@ -32,6 +34,15 @@ func targetOf(a *cluster.Access) suites.Target {
 		t.Nodes = append(t.Nodes, suites.Node{Name: n.Name, Address: n.Address, ControlPlane: n.ControlPlane, Exec: n.Exec})
 	}
 	return t
+}
+
+// perfCluster is what a measurement needs to know of a cluster; every call begins a run of its own.
+func perfCluster(a *cluster.Access) (perf.Cluster, error) {
+	config, err := restConfig(a.Kubeconfig, a.Context)
+	if err != nil {
+		return perf.Cluster{}, err
+	}
+	return perf.Cluster{Config: config, Image: a.Image, Run: newRunID(time.Now())}, nil
 }
 
 // environmentOf adds what the cluster is to what is known of the program.

@@ -18,6 +18,7 @@ import (
 
 	"harness.example/harness/cluster"
 	"harness.example/harness/loadgen"
+	"harness.example/harness/suites/perf"
 )
 
 // Where load comes from.
@@ -165,8 +166,12 @@ func (a *app) load(ctx context.Context, l *loadFlags) error {
 		if err != nil {
 			return err
 		}
-		defer client.remove(ctx, p)
-		runner = client.runner
+		defer func() {
+			if err := client.Remove(ctx); err != nil {
+				p.line("%v", err)
+			}
+		}()
+		runner = client
 	}
 	p.line(" • %g requests/s for %s to %s from %s", l.plan.Rate, l.plan.Duration, l.to, l.from)
 	out, err := runner.Do(ctx, loadgen.Job{Plan: &l.plan})
@@ -210,6 +215,23 @@ func (a *app) loadAccess(ctx context.Context, l *loadFlags) (*cluster.Access, er
 	}
 	access, _, err := a.access(ctx, &l.env)
 	return access, err
+}
+
+// startLoadClient makes the pod that load from inside the cluster comes from.
+func startLoadClient(ctx context.Context, access *cluster.Access, mesh bool, p *progress) (*perf.Client, error) {
+	c, err := perfCluster(access)
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	p.event(cluster.Event{Step: "load client", State: cluster.Started, At: began})
+	client, err := perf.NewClient(ctx, c, mesh)
+	if err != nil {
+		p.event(cluster.Event{Step: "load client", State: cluster.Failed, At: time.Now()})
+		return nil, err
+	}
+	p.event(cluster.Event{Step: "load client", State: cluster.Done, At: time.Now(), Elapsed: time.Since(began), Detail: client.Namespace})
+	return client, nil
 }
 
 // request is what is sent; a path goes to the gateway's port that speaks the protocol.

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"harness.example/harness/fixtures"
 	"harness.example/harness/reports"
 	"harness.example/harness/suites"
 )
@@ -179,15 +178,6 @@ func TestResumedTravelsOnce(t *testing.T) {
 	}
 	if again, err := takeResumed(); again != nil || err != nil {
 		t.Errorf("a child would resume too: %+v, %v", again, err)
-	}
-}
-
-func TestLoadClientManifest(t *testing.T) {
-	for _, inject := range []string{"true", "false"} {
-		objects, err := fixtures.Load(loadClientFS, "loadclient.yaml", fixtures.Vars{"NAMESPACE": "harness-load-1", "IMAGE": "harness:1", "INJECT": inject})
-		if err != nil || len(objects) != 2 {
-			t.Errorf("%d objects, want 2: %v", len(objects), err)
-		}
 	}
 }
 

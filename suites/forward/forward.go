@@ -1,7 +1,8 @@
 // Copyright The harness authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package suites
+// Package forward reaches ports of pods through the API server, also those that listen on the pod's loopback only.
+package forward
 
 import (
 	"context"
@@ -18,9 +19,8 @@ import (
 	"k8s.io/client-go/transport/spdy"
 )
 
-// forwards reaches ports that listen on a pod's loopback only, through the API server. A forward is kept for the run and
-// made again after an error.
-type forwards struct {
+// Forwards are the ways to pods' ports. A way is kept until Close and made again after an error; safe for concurrent use.
+type Forwards struct {
 	config *rest.Config
 	mu     sync.Mutex
 	slots  map[string]*slot
@@ -39,11 +39,13 @@ type forward struct {
 	http *http.Client
 }
 
-func newForwards(config *rest.Config) *forwards {
-	return &forwards{config: config, slots: map[string]*slot{}}
+// New makes none yet.
+func New(config *rest.Config) *Forwards {
+	return &Forwards{config: config, slots: map[string]*slot{}}
 }
 
-func (f *forwards) close() {
+// Close ends all of them.
+func (f *Forwards) Close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, s := range f.slots {
@@ -51,7 +53,7 @@ func (f *forwards) close() {
 	}
 }
 
-func (f *forwards) slot(key string) *slot {
+func (f *Forwards) slot(key string) *slot {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.slots[key] == nil {
@@ -75,17 +77,17 @@ func (fw *forward) close() {
 	fw.http.CloseIdleConnections()
 }
 
-// get asks a port of a pod for a path; an answer other than 200 is an error.
-func (f *forwards) get(ctx context.Context, pod *corev1.Pod, port int, path string) ([]byte, error) {
-	status, body, err := f.fetch(ctx, pod, port, "", path)
+// Get asks a port of a pod for a path; an answer other than 200 is an error.
+func (f *Forwards) Get(ctx context.Context, pod *corev1.Pod, port int, path string) ([]byte, error) {
+	status, body, err := f.Fetch(ctx, pod, port, "", path)
 	if err == nil && status != http.StatusOK {
 		err = fmt.Errorf("ask %s/%s:%d for %s: %d %.200s", pod.Namespace, pod.Name, port, path, status, body)
 	}
 	return body, err
 }
 
-// fetch asks a port of a pod for a path of a host, "" = whatever, and returns the status and the body.
-func (f *forwards) fetch(ctx context.Context, pod *corev1.Pod, port int, host, path string) (int, []byte, error) {
+// Fetch asks a port of a pod for a path of a host, "" = whatever, and returns the status and the body.
+func (f *Forwards) Fetch(ctx context.Context, pod *corev1.Pod, port int, host, path string) (int, []byte, error) {
 	key := fmt.Sprintf("%s/%s:%d", pod.Namespace, pod.Name, port)
 	slot := f.slot(key)
 	fw, err := f.forward(ctx, slot, pod, port)
@@ -100,7 +102,7 @@ func (f *forwards) fetch(ctx context.Context, pod *corev1.Pod, port int, host, p
 	return status, body, nil
 }
 
-func (f *forwards) forward(ctx context.Context, slot *slot, pod *corev1.Pod, port int) (*forward, error) {
+func (f *Forwards) forward(ctx context.Context, slot *slot, pod *corev1.Pod, port int) (*forward, error) {
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
 	if slot.fw != nil {

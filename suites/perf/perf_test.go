@@ -1,0 +1,33 @@
+// Copyright The harness authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package perf
+
+import (
+	"testing"
+
+	"harness.example/harness/fixtures"
+)
+
+// manifestVars are, per manifest, the variables that it takes beside NAMESPACE and IMAGE, with a value.
+var manifestVars = map[string]fixtures.Vars{
+	"client.yaml": {"INJECT": "true"},
+}
+
+func TestManifestsLoad(t *testing.T) {
+	entries, err := manifests.ReadDir(".")
+	if err != nil || len(entries) == 0 {
+		t.Fatalf("%d manifests: %v", len(entries), err)
+	}
+	for _, e := range entries {
+		vars, ok := manifestVars[e.Name()]
+		if !ok {
+			t.Errorf("%s is not in manifestVars", e.Name())
+			continue
+		}
+		vars["NAMESPACE"], vars["IMAGE"] = "harness-perf-1", "harness:1"
+		if objects, err := fixtures.Load(manifests, e.Name(), vars); err != nil || len(objects) < 2 {
+			t.Errorf("%s: %d objects: %v", e.Name(), len(objects), err)
+		}
+	}
+}
