@@ -58,6 +58,8 @@ type Exchange struct {
 	TLSCipher  string        `json:"tlsCipher,omitempty"`
 	PeerCN     string        `json:"peerCN,omitempty"`
 	Reused     bool          `json:"reused,omitempty"` // the connection had carried a request before
+
+	pod, version string // who answered, where Header was not kept
 }
 
 // Run sends the requests and returns one Exchange each, in order. A request that failed is data, not an error: an

@@ -46,8 +46,8 @@ func (e *phaseError) Error() string {
 
 func (e *phaseError) Unwrap() error { return e.err }
 
-// kindOf classifies err. ctx is the one of the request, with its timeout.
-func kindOf(ctx context.Context, err error) string {
+// kindOf classifies err. late says that the request's time was over.
+func kindOf(late bool, err error) string {
 	if err == nil {
 		return ""
 	}
@@ -59,7 +59,7 @@ func kindOf(ctx context.Context, err error) string {
 	switch {
 	case errors.As(err, &dns):
 		return KindDNS
-	case isTimeout(err) || errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case isTimeout(err) || late:
 		if dialing {
 			return KindDialTimeout
 		}

@@ -12,6 +12,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -25,13 +26,21 @@ import (
 // connection known to be closed before anything was written is replaced.
 type http1 struct {
 	conn net.Conn
-	r    *bufio.Reader
+	in   io.LimitedReader // of conn: bounds an answer's head
+	r    *bufio.Reader    // of in
 	w    *bufio.Writer
 	done bool // no further request
 }
 
+// maxHead bounds an answer's head, in bytes, as a peer that never ends it would fill the memory.
+const maxHead = 1 << 20
+
+var errHugeHead = fmt.Errorf("its head is larger than %d bytes", maxHead)
+
 func newHTTP1(nc net.Conn) *http1 {
-	return &http1{conn: nc, r: bufio.NewReader(nc), w: bufio.NewWriter(nc)}
+	h := &http1{conn: nc, in: io.LimitedReader{R: nc, N: math.MaxInt64}, w: bufio.NewWriter(nc)}
+	h.r = bufio.NewReader(&h.in)
+	return h
 }
 
 func (h *http1) shared() bool { return false }
@@ -85,8 +94,13 @@ func (h *http1) exchange(ctx context.Context, c call, x *Exchange) error {
 
 // read skips informational answers.
 func (h *http1) read(req *http.Request) (*http.Response, error) {
+	h.in.N = maxHead
+	defer func() { h.in.N = math.MaxInt64 }()
 	for {
 		resp, err := http.ReadResponse(h.r, req)
+		if err != nil && h.in.N <= 0 {
+			err = errHugeHead
+		}
 		if err != nil || resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
 			return resp, err
 		}

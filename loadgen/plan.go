@@ -5,6 +5,7 @@ package loadgen
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -17,13 +18,16 @@ import (
 // the plan says of itself whether it kept to the schedule: see [Result].
 type Plan struct {
 	Requests []Request     `json:"requests"`
-	Rate     float64       `json:"rate"` // requests per second, of all workers together
+	Rate     float64       `json:"rate"` // requests per second, of all workers together; 0 when Closed
 	Duration time.Duration `json:"duration"`
 	// Connections open at most, per destination; default 1. HTTP/2 and gRPC requests share a connection at the same time, the
 	// others wait for it.
-	Connections int           `json:"connections,omitempty"`
-	Policy      Policy        `json:"policy,omitempty"`
-	Timeout     time.Duration `json:"timeout,omitempty"` // of one request, with its wait for a connection; default DefaultTimeout
+	Connections int `json:"connections,omitempty"`
+	// Closed sends as many requests as the connections can carry, one at a time on each (closed loop). It shows a throughput;
+	// latencies only of requests that were sent, as a slow answer keeps the next one back.
+	Closed  bool          `json:"closed,omitempty"`
+	Policy  Policy        `json:"policy,omitempty"`
+	Timeout time.Duration `json:"timeout,omitempty"` // of one request, with its wait for a connection; default DefaultTimeout
 	// Warmup runs before Duration at the same rate. What it measures is in the Result's seconds before 0 and nowhere else.
 	Warmup   time.Duration `json:"warmup,omitempty"`
 	IDPrefix string        `json:"idPrefix,omitempty"` // as in Burst; k counts over all workers
@@ -51,7 +55,11 @@ type SLO struct {
 // check names the field that is wrong.
 func (p Plan) check() error {
 	switch {
-	case !(p.Rate > 0) || math.IsInf(p.Rate, 0):
+	case p.Closed && p.Rate != 0:
+		return fmt.Errorf("rate: %v of a closed loop, which has none", p.Rate)
+	case p.Closed && p.SLO != nil && p.SLO.P99 > 0:
+		return errors.New("slo: p99 of a closed loop, which holds back what would be slow; give a rate")
+	case !p.Closed && (!(p.Rate > 0) || math.IsInf(p.Rate, 0)):
 		return fmt.Errorf("rate: %v is not above 0", p.Rate)
 	case p.Duration <= 0:
 		return fmt.Errorf("duration: %s is not above 0", p.Duration)
@@ -59,8 +67,8 @@ func (p Plan) check() error {
 		return fmt.Errorf("warmup: %s is negative", p.Warmup)
 	case p.MaxLag < 0:
 		return fmt.Errorf("maxLag: %s is negative", p.MaxLag)
-	case p.MaxInflight < 0:
-		return fmt.Errorf("maxInflight: %d is negative", p.MaxInflight)
+	case p.MaxInflight < 0 || p.MaxInflight > maxTickets:
+		return fmt.Errorf("maxInflight: %d is not between 0 and %d", p.MaxInflight, maxTickets)
 	case p.Of < 0 || p.Index < 0 || p.Index >= max(p.Of, 1):
 		return fmt.Errorf("index: worker %d of %d does not exist", p.Index, max(p.Of, 1))
 	case p.SLO != nil && (p.SLO.P99 < 0 || !(p.SLO.ErrorRate >= 0 && p.SLO.ErrorRate <= 1)):
@@ -68,6 +76,7 @@ func (p Plan) check() error {
 	}
 	s := p.schedule(time.Time{})
 	switch {
+	case p.Closed:
 	case p.Rate*(p.Duration+p.Warmup).Seconds() > maxPlan:
 		return fmt.Errorf("rate: %v for %s is more than %d requests", p.Rate, p.Duration+p.Warmup, maxPlan)
 	case s.total-s.warm < 1:
@@ -82,12 +91,13 @@ type schedule struct {
 	rate      float64
 	index, of int
 	warmup    time.Duration
-	warm      int // this worker's requests before the measured time
-	total     int // with the warm ones
+	warm      int  // this worker's requests before the measured time
+	total     int  // with the warm ones
+	closed    bool // requests are due when they are sent, and there is no total
 }
 
 func (p Plan) schedule(start time.Time) schedule {
-	s := schedule{start: start, rate: p.Rate, index: p.Index, of: max(p.Of, 1), warmup: p.Warmup}
+	s := schedule{start: start, rate: p.Rate, index: p.Index, of: max(p.Of, 1), warmup: p.Warmup, closed: p.Closed}
 	// Rounding first to whole requests of all workers makes the workers' shares add up exactly.
 	share := func(d time.Duration) int {
 		all := int(math.Round(min(p.Rate*d.Seconds(), 2*maxPlan)))
@@ -105,9 +115,21 @@ func (s schedule) at(k int) time.Time {
 	return s.start.Add(time.Duration(float64(s.global(k)) / s.rate * float64(time.Second)))
 }
 
-// second is the second of the measured time in which request k is due, negative in the warm-up.
-func (s schedule) second(k int) int {
-	return int(math.Floor((s.at(k).Sub(s.start) - s.warmup).Seconds()))
+// interval is the time from one request of this worker to the next.
+func (s schedule) interval() time.Duration {
+	return time.Duration(float64(s.of) / s.rate * float64(time.Second))
+}
+
+// second is the second of the measured time in which request k, due at due, is; negative in the warm-up.
+func (s schedule) second(k int, due time.Time) int {
+	at := int(math.Floor((due.Sub(s.start) - s.warmup).Seconds()))
+	switch {
+	case s.closed:
+		return at
+	case k < s.warm:
+		return min(at, -1)
+	}
+	return max(at, 0) // whole requests do not part where the time does
 }
 
 // Run carries the plan out. An error means that the plan is not valid (it names the field) or that ctx ended; in the second
@@ -128,7 +150,14 @@ func (p Plan) Run(ctx context.Context) (*Result, error) {
 		// A time from JSON has no monotonic reading; a clock step during the run would otherwise move the schedule.
 		start = time.Now().Add(time.Until(start))
 	}
+	pool.plan = ctx
 	r := &run{plan: p, schedule: p.schedule(start), pool: pool}
+	if p.Closed && pool.policy != Fresh {
+		r.free = make(chan int, pool.connections)
+		for n := range pool.connections {
+			r.free <- n
+		}
+	}
 	result := r.attack(ctx)
 	if err := ctx.Err(); err != nil {
 		result.Verdict, result.Reason = Invalid, "stopped before its end: "+context.Cause(ctx).Error()

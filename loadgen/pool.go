@@ -20,7 +20,8 @@ import (
 
 // A wire speaks one protocol over one open connection.
 type wire interface {
-	// exchange sends one request and fills in what came back. After an error an exclusive wire is closed.
+	// exchange sends one request and fills in what came back. After an error an exclusive wire is closed. ctx ends at the
+	// request's deadline.
 	exchange(ctx context.Context, c call, x *Exchange) error
 	// shared says whether several exchanges may run at once.
 	shared() bool
@@ -32,8 +33,9 @@ type wire interface {
 // A call is one request as one wire sees it.
 type call struct {
 	*target
-	id   string // X-Harness-Id, or ""
-	keep int    // bytes of the answer's body
+	id       string // X-Harness-Id, or ""
+	keep     int    // bytes of the answer's body
+	deadline time.Time
 }
 
 // fields is the request's header.
@@ -65,6 +67,11 @@ func (c *conn) use(ctx context.Context, call call, x *Exchange) error {
 			x.PeerCN = c.tls.PeerCertificates[0].Subject.CommonName
 		}
 	}
+	if _, ok := c.wire.(*lean); ok { // goes by the deadline itself: a ctx for each request is a tenth of its cost
+		return c.exchange(ctx, call, x)
+	}
+	ctx, cancel := context.WithDeadline(ctx, call.deadline)
+	defer cancel()
 	return c.exchange(ctx, call, x)
 }
 
@@ -83,6 +90,8 @@ type pool struct {
 	keep        int
 	slots       []slot
 	opened      atomic.Int64
+	// plan is the run's ctx when answers are counted and not kept; else nil.
+	plan context.Context //nolint:containedctx // it outlives the requests
 }
 
 // A slot is held by who looks up, opens or closes a connection of it, and as long as an exclusive one is in use.
@@ -111,20 +120,19 @@ var errBusy = errors.New("its connection was busy until the timeout")
 
 // do carries out request seq on connection n mod connections.
 func (p *pool) do(ctx context.Context, n, seq int) Exchange {
-	c := call{target: p.targets[seq%len(p.targets)], keep: p.keep}
+	x := Exchange{Seq: seq}
+	c := call{target: p.targets[seq%len(p.targets)], keep: p.keep, deadline: time.Now().Add(p.timeout)}
 	if p.prefix != "" {
 		c.id = p.prefix + "-" + strconv.Itoa(seq)
 	}
-	x := Exchange{Seq: seq}
-	ctx, cancel := context.WithTimeout(ctx, p.timeout)
-	defer cancel()
 	err := p.exchange(ctx, n, c, &x)
 	if err == nil && c.FollowRedirects {
 		err = p.follow(ctx, c, &x)
 	}
-	x.Latency = time.Since(x.Start)
+	now := time.Now()
+	x.Latency = now.Sub(x.Start)
 	if err != nil {
-		x.Err, x.ErrKind = err.Error(), kindOf(ctx, err)
+		x.Err, x.ErrKind = err.Error(), kindOf(!now.Before(c.deadline), err)
 	}
 	if errors.Is(err, errBusy) {
 		x.Latency = 0
@@ -138,14 +146,12 @@ func (p *pool) exchange(ctx context.Context, n int, c call, x *Exchange) error {
 		return p.once(ctx, c, x)
 	}
 	s := &p.slots[n%len(p.slots)]
-	select {
-	case s.held <- struct{}{}:
-	case <-ctx.Done():
-		x.Start = time.Now()
+	held := s.hold(ctx, c.deadline)
+	x.Start = time.Now()
+	if !held {
 		return errBusy
 	}
-	x.Start = time.Now()
-	conn, err := p.get(ctx, s, c.target)
+	conn, err := p.get(ctx, s, c)
 	if err != nil {
 		<-s.held
 		return err
@@ -176,30 +182,48 @@ func (p *pool) exchange(ctx context.Context, n int, c call, x *Exchange) error {
 	return err
 }
 
-// get is the slot's connection for t, a new one when there is none or it can carry no more. The slot is held.
-func (p *pool) get(ctx context.Context, s *slot, t *target) (*conn, error) {
+// hold waits for the slot and reports whether it was had.
+func (s *slot) hold(ctx context.Context, deadline time.Time) bool {
+	select {
+	case s.held <- struct{}{}:
+		return true
+	default:
+	}
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	select {
+	case s.held <- struct{}{}:
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// get is the slot's connection for a call, a new one when there is none or it can carry no more. The slot is held.
+func (p *pool) get(ctx context.Context, s *slot, c call) (*conn, error) {
 	uses := p.policy.uses()
-	old := s.conns[t.key]
+	old := s.conns[c.key]
 	if old != nil && (uses == 0 || old.carried < uses) && old.alive() {
 		return old, nil
 	}
 	if old != nil {
-		delete(s.conns, t.key)
+		delete(s.conns, c.key)
 		if old.retired = true; old.users == 0 {
 			old.close()
 		}
 	}
-	c, err := p.dial(ctx, t)
+	fresh, err := p.dial(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	s.conns[t.key] = c
-	return c, nil
+	s.conns[c.key] = fresh
+	return fresh, nil
 }
 
 // once uses a connection of its own.
 func (p *pool) once(ctx context.Context, c call, x *Exchange) error {
-	conn, err := p.dial(ctx, c.target)
+	conn, err := p.dial(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -207,7 +231,9 @@ func (p *pool) once(ctx context.Context, c call, x *Exchange) error {
 	return conn.use(ctx, c, x)
 }
 
-func (p *pool) dial(ctx context.Context, t *target) (*conn, error) {
+func (p *pool) dial(ctx context.Context, t call) (*conn, error) {
+	ctx, cancel := context.WithDeadline(ctx, t.deadline)
+	defer cancel()
 	d := net.Dialer{LocalAddr: t.local}
 	nc, err := d.DialContext(ctx, t.network, t.address)
 	if err != nil {
@@ -222,6 +248,10 @@ func (p *pool) dial(ctx context.Context, t *target) (*conn, error) {
 		}
 		state := tc.ConnectionState()
 		c.tls, nc = &state, tc
+	}
+	if t.Protocol == HTTP1 && t.tls == nil && p.plan != nil {
+		c.wire = newLean(p.plan, nc)
+		return c, nil
 	}
 	if c.wire, err = t.open(nc, c.tls); err != nil {
 		_ = nc.Close()

@@ -82,6 +82,8 @@ type target struct {
 	tls     *tls.Config // nil: plain
 	header  http.Header
 	key     string // targets with one key can share a connection
+
+	head, tail []byte // of HTTP/1.1: the request, parted where fields can be added
 }
 
 // schemes lists the URL schemes of each protocol; the value says whether it is TLS.
@@ -155,6 +157,11 @@ func (r Request) compile() (*target, error) {
 	}
 	if secure {
 		t.tls = config
+	}
+	if r.Protocol == HTTP1 {
+		if err := t.prepare(); err != nil {
+			return nil, fmt.Errorf("url: %w", err)
+		}
 	}
 	return t, nil
 }

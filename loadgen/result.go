@@ -181,6 +181,7 @@ type Result struct {
 	Versions  map[string]uint64 `json:"versions,omitempty"` // answers by X-Echo-Version
 	Codes     map[string]uint64 `json:"codes,omitempty"`    // answers by HTTP code ("200"), failures by ErrKind ("reset")
 	Failures  []Exchange        `json:"failures,omitempty"` // the first 20 that were not OK, warm-up or not
+	Closed    bool              `json:"closed,omitempty"`   // there was no schedule: Planned is Sent, and Lag nothing
 	Start     time.Time         `json:"start"`              // when the first measured request was due
 	End       time.Time         `json:"end"`                // when the last answer was in
 	Verdict   Verdict           `json:"verdict"`
@@ -259,6 +260,7 @@ func Merge(results ...*Result) (*Result, error) {
 		if r.End.After(out.End) {
 			out.End = r.End
 		}
+		out.Closed = out.Closed || r.Closed
 		out.Generator.CPUSeconds += r.Generator.CPUSeconds
 		out.Generator.GOMAXPROCS += r.Generator.GOMAXPROCS
 		out.Generator.Throttled += r.Generator.Throttled

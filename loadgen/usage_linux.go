@@ -41,9 +41,3 @@ func readUsage() usage {
 	}
 	return u
 }
-
-// preciseSleep sleeps in the kernel: Go's timers wait whole milliseconds when nothing else runs.
-func preciseSleep(d time.Duration) {
-	ts := syscall.NsecToTimespec(d.Nanoseconds())
-	_ = syscall.Nanosleep(&ts, nil) // interrupted: the caller looks at the clock again
-}

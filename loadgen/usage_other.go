@@ -5,8 +5,6 @@
 
 package loadgen
 
-import "time"
-
 // A usage is what this process has used so far; it is not known here.
 type usage struct {
 	cpu       float64
@@ -14,5 +12,3 @@ type usage struct {
 }
 
 func readUsage() usage { return usage{} }
-
-func preciseSleep(d time.Duration) { time.Sleep(d) }

@@ -32,6 +32,7 @@ const (
 type loadFlags struct {
 	env                              environmentFlags
 	from, policy, protocol, host, to string
+	rate                             string
 	slo                              string
 	headers                          []string
 	insecure                         bool
@@ -61,7 +62,7 @@ the limit, so the figures mean nothing), and exits 0, 1 or 3.`,
 		},
 	}
 	f := cmd.Flags()
-	f.Float64Var(&l.plan.Rate, "rate", 100, "requests per second")
+	f.StringVar(&l.rate, "rate", "100", "requests per second; max: as many as the connections carry, one at a time on each (closed loop)")
 	f.DurationVar(&l.plan.Duration, "duration", 30*time.Second, "how long, after the warm-up")
 	f.DurationVar(&l.plan.Warmup, "warmup", 2*time.Second, "load before what is measured, at the same rate")
 	f.IntVar(&l.plan.Connections, "connections", 8, "connections at most")
@@ -93,6 +94,9 @@ func (l *loadFlags) check() error {
 	default:
 		return usage("use host, pod or mesh", "unknown --from %q", l.from)
 	}
+	if err := l.setRate(); err != nil {
+		return err
+	}
 	policy, err := loadgen.ParsePolicy(l.policy)
 	if err != nil {
 		return usage("", "--%w", err)
@@ -107,6 +111,17 @@ func (l *loadFlags) check() error {
 		if u, err := url.Parse(l.to); err != nil || u.Scheme == "" || u.Hostname() == "" {
 			return usage("give a URL like http://10.0.0.1/, or a path like /api for the ingress gateway", "%q is no target", l.to)
 		}
+	}
+	return nil
+}
+
+func (l *loadFlags) setRate() error {
+	if l.plan.Closed = l.rate == "max"; l.plan.Closed {
+		return nil
+	}
+	var err error
+	if l.plan.Rate, err = strconv.ParseFloat(l.rate, 64); err != nil || !(l.plan.Rate > 0) {
+		return usage("give requests per second, or max", "--rate %q is no number above 0", l.rate)
 	}
 	return nil
 }
@@ -173,7 +188,7 @@ func (a *app) load(ctx context.Context, l *loadFlags) error {
 		}()
 		runner = client
 	}
-	p.line(" • %g requests/s for %s to %s from %s", l.plan.Rate, l.plan.Duration, l.to, l.from)
+	p.line(" • %s requests/s for %s to %s from %s", l.rate, l.plan.Duration, l.to, l.from)
 	out, err := runner.Do(ctx, loadgen.Job{Plan: &l.plan})
 	switch {
 	case err != nil && ctx.Err() != nil:
