@@ -188,6 +188,7 @@ func (a *app) load(ctx context.Context, l *loadFlags) error {
 		}()
 		runner = client
 	}
+	relaxGC()
 	p.line(" • %s requests/s for %s to %s from %s", l.rate, l.plan.Duration, l.to, l.from)
 	out, err := runner.Do(ctx, loadgen.Job{Plan: &l.plan})
 	switch {
