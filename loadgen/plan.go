@@ -17,7 +17,7 @@ import (
 // Durations are measured from when a request was due, so that a stalled peer cannot hide the requests that it held up, and
 // the plan says of itself whether it kept to the schedule: see [Result].
 type Plan struct {
-	Requests []Request     `json:"requests"`
+	Requests []Request     `json:"requests,omitempty"`
 	Rate     float64       `json:"rate"` // requests per second, of all workers together; 0 when Closed
 	Duration time.Duration `json:"duration"`
 	// Connections open at most, per destination; default 1. HTTP/2 and gRPC requests share a connection at the same time, the
@@ -43,7 +43,10 @@ type Plan struct {
 	// load, on a machine shared with what it loads, states a looser one (say 500ms).
 	// Requests not sent MaxLag (zero: 100 ms) after the schedule's end are unsent.
 	MaxLag time.Duration `json:"maxLag,omitempty"`
-	SLO    *SLO          `json:"slo,omitempty"` // what makes the verdict FAIL; nil: nothing
+	// Null sends to a server that the run makes itself, on loopback in its process, and that does nothing but answer: what comes out
+	// is the generator's own limit. There are no Requests then.
+	Null bool `json:"null,omitempty"`
+	SLO  *SLO `json:"slo,omitempty"` // what makes the verdict FAIL; nil: nothing
 }
 
 // SLO is a promise to hold a result against.
@@ -55,6 +58,8 @@ type SLO struct {
 // check names the field that is wrong.
 func (p Plan) check() error {
 	switch {
+	case p.Null && len(p.Requests) > 0:
+		return fmt.Errorf("requests: %d for the null server, which takes none", len(p.Requests))
 	case p.Closed && p.Rate != 0:
 		return fmt.Errorf("rate: %v of a closed loop, which has none", p.Rate)
 	case p.Closed && p.SLO != nil && p.SLO.P99 > 0:
@@ -138,6 +143,19 @@ func (p Plan) Run(ctx context.Context) (*Result, error) {
 	if err := p.check(); err != nil {
 		return nil, fmt.Errorf("plan: %w", err)
 	}
+	if !p.Null {
+		return p.run(ctx)
+	}
+	var result *Result
+	err := withNull(ctx, func(url string) (err error) {
+		p.Requests = []Request{{URL: url}}
+		result, err = p.run(ctx)
+		return err
+	})
+	return result, err
+}
+
+func (p Plan) run(ctx context.Context) (*Result, error) {
 	pool, err := newPool(p.Requests, p.Connections, p.Policy, p.Timeout, p.IDPrefix, keptFailure)
 	if err != nil {
 		return nil, fmt.Errorf("plan: %w", err)

@@ -37,6 +37,7 @@ type loadFlags struct {
 	headers                          []string
 	insecure                         bool
 	plan                             loadgen.Plan
+	capacity                         capacityFlags
 	output                           string
 }
 
@@ -49,12 +50,19 @@ func (a *app) loadCommand() *cobra.Command {
 or a path such as /api, which goes through the environment's ingress gateway (give --host for its virtual host).
 
 It prints PASS, FAIL (an objective of --slo was missed, or nothing was answered) or INVALID (the generator, not the system, was
-the limit, so the figures mean nothing), and exits 0, 1 or 3.`,
+the limit, so the figures mean nothing), and exits 0, 1 or 3.
+
+With --find-capacity it looks for the highest rate at which the objectives of --slo hold: from --rate upwards, then by bisection to
+5 %, then three times more at what was found. It exits 3 when the generator is the limit: the system then carries that much at least.`,
 		Example: `  harness load /api --host shop.example --rate 200 --duration 30s --slo 'p99<20ms,error<0.1%'
+  harness load /api --host shop.example --find-capacity --slo 'p99<50ms,error<1%' --connections 32
   harness load http://127.0.0.1:8080/ --rate 1000 --connections 16 --policy fresh`,
 		Args: exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l.to = args[0]
+			if l.capacity.find && !cmd.Flags().Changed("duration") {
+				l.plan.Duration = stepDuration
+			}
 			if err := l.check(); err != nil {
 				return err
 			}
@@ -75,6 +83,7 @@ the limit, so the figures mean nothing), and exits 0, 1 or 3.`,
 	f.StringArrayVarP(&l.headers, "header", "H", nil, "header to send, as Name: value; repeatable")
 	f.BoolVar(&l.insecure, "insecure", false, "do not verify the server's certificate")
 	f.StringVar(&l.slo, "slo", "", "objectives: p99<DURATION and error<PERCENT%, separated by a comma")
+	l.capacity.add(cmd)
 	fixed(cmd, "from", fromHost, fromPod, fromMesh)
 	fixed(cmd, "policy", "pinned", "round-robin", "rotate=", "fresh")
 	fixed(cmd, "protocol", "http1", "h2", "h2c", "grpc", "tcp", "udp", "websocket")
@@ -106,6 +115,9 @@ func (l *loadFlags) check() error {
 		if l.plan.SLO, err = parseSLO(l.slo); err != nil {
 			return err
 		}
+	}
+	if err := l.capacity.check(l); err != nil {
+		return err
 	}
 	if !strings.HasPrefix(l.to, "/") {
 		if u, err := url.Parse(l.to); err != nil || u.Scheme == "" || u.Hostname() == "" {
@@ -189,6 +201,9 @@ func (a *app) load(ctx context.Context, l *loadFlags) error {
 		runner = client
 	}
 	relaxGC()
+	if l.capacity.find {
+		return a.findCapacity(ctx, l, runner, p)
+	}
 	p.line(" • %s requests/s for %s to %s from %s", l.rate, l.plan.Duration, l.to, l.from)
 	out, err := runner.Do(ctx, loadgen.Job{Plan: &l.plan})
 	switch {
