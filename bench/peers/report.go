@@ -1,0 +1,198 @@
+// Copyright The harness authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"time"
+)
+
+// A result is everything that was measured.
+type result struct {
+	Machine    string        `json:"machine"`
+	LoadBefore string        `json:"loadAverageBefore"`
+	Size       size          `json:"size"`
+	Versions   []version     `json:"versions"`
+	Closed     []closedLoop  `json:"closedLoop"`
+	Honest     []honestRate  `json:"honestRate"`
+	Stall      []stallRow    `json:"stall"`
+	Under      []underRow    `json:"underDelivery"`
+	Goals      []goal        `json:"goals"`
+	Took       time.Duration `json:"took"`
+}
+
+type version struct {
+	Tool    string `json:"tool"`
+	Version string `json:"version"`
+	Skipped string `json:"skipped,omitempty"`
+}
+
+// A goal is what ours shall reach.
+type goal struct {
+	Goal string `json:"goal"`
+	Met  bool   `json:"met"`
+	Is   string `json:"is"`
+}
+
+const stallError = 0.02 // of the 99th percentile, that ours may make
+
+// judge holds ours against the goals. What could not be measured was not met.
+func (r *result) judge() {
+	honest := map[string]float64{}
+	for _, h := range r.Honest {
+		honest[h.Tool] = h.PerSecond.Median
+	}
+	for _, peer := range []string{"vegeta", "fortio -stdclient"} {
+		r.Goals = append(r.Goals, goal{"highest honest rate at least that of " + peer, honest[ours] > 0 && honest[peer] > 0 && honest[ours] >= honest[peer],
+			fmt.Sprintf("%.0f/s and %.0f/s: %s", honest[ours], honest[peer], ratio(honest[ours], honest[peer]))})
+	}
+	for _, s := range r.Stall {
+		if s.Tool == ours {
+			r.Goals = append(r.Goals, goal{"99th percentile under a stall within 2 % of the truth", s.Skipped == "" && math.Abs(s.Error) <= stallError,
+				fmt.Sprintf("%+.2f %%%s", 100*s.Error, s.Skipped)})
+		}
+	}
+	for _, u := range r.Under {
+		if u.Tool == ours {
+			r.Goals = append(r.Goals, goal{"says that the rate was not met, limited by " + u.Limit, u.Skipped == "" && u.Flagged,
+				fmt.Sprintf("exit code %d, %s%s", u.Exit, u.Says, u.Skipped)})
+		}
+	}
+}
+
+// ratio is ours ÷ a peer's.
+func ratio(own, peer float64) string {
+	if own <= 0 || peer <= 0 {
+		return "–"
+	}
+	return fmt.Sprintf("%.2f", own/peer)
+}
+
+func (s spread) text(format string) string {
+	if len(s.Rounds) == 0 {
+		return "–"
+	}
+	if len(s.Rounds) == 1 {
+		return fmt.Sprintf(format, s.Median)
+	}
+	return fmt.Sprintf(format+" ("+format+"–"+format+")", s.Median, s.Min, s.Max)
+}
+
+// print writes Markdown.
+func (r *result) print(w io.Writer) {
+	fmt.Fprintf(w, "# Load generators side by side\n\n%s; load average before the first load: %s. One core for the null server, one for the tool, %d connections, %d round(s): median (lowest–highest). Took %s.\n",
+		r.Machine, r.LoadBefore, connections, r.Size.Rounds, r.Took)
+
+	fmt.Fprintf(w, "\n## Versions\n\n")
+	t := table{{"tool", "version"}}
+	for _, v := range r.Versions {
+		t = append(t, []string{v.Tool, v.Version + noted(v.Skipped)})
+	}
+	t.print(w)
+
+	fmt.Fprintf(w, "\n## Closed loop: requests per second, as many as it can\n\n")
+	own := r.Closed[0]
+	t = table{{"tool", "requests/s", "harness ÷ tool", "CPU µs per request", "harness ÷ tool", ""}}
+	for _, c := range r.Closed {
+		t = append(t, []string{c.Tool, c.PerSecond.text("%.0f"), ratio(own.PerSecond.Median, c.PerSecond.Median),
+			c.CPU.text("%.1f"), ratio(own.CPU.Median, c.CPU.Median), c.note()})
+	}
+	t.print(w)
+
+	fmt.Fprintf(w, "\n## Highest honest rate: ≥ %.1f %% arrived in time, 99th percentile of the lateness at the server ≤ %s, to %.0f %%\n\n",
+		100*inTime, punctual, 100*(r.Size.Precision-1))
+	ownRate := r.Honest[0].PerSecond.Median
+	t = table{{"tool", "requests/s", "harness ÷ tool", ""}}
+	for i, h := range r.Honest {
+		rate, note := h.PerSecond, h.Skipped
+		switch {
+		case note == "has no open loop" && len(r.Closed[i].PerSecond.Rounds) > 0:
+			rate, note = r.Closed[i].PerSecond, "no open loop: its closed loop's rate"
+		case note == "" && rate.Median == 0:
+			note = "held none of the rates tried; the last was " + h.Steps[len(h.Steps)-1]
+		}
+		t = append(t, []string{h.Tool, rate.text("%.0f"), ratio(ownRate, rate.Median), note})
+	}
+	t.print(w)
+
+	truth := stallTruth(r.Size.Stall, r.Size.Load)
+	fmt.Fprintf(w, "\n## Planted stall: the server stops for %s in the middle of %s at %d/s\n\nThe 99th percentile of the response time from schedule is %s − %s/100 = %s.\n\n",
+		r.Size.Stall, r.Size.Load, whole(stallRate), r.Size.Stall, r.Size.Load, truth)
+	t = table{{"tool", "says p99", "error", "p99 of the lateness at the server", "requests that arrived", ""}}
+	for _, s := range r.Stall {
+		if s.Skipped != "" {
+			t = append(t, []string{s.Tool, "–", "–", "–", "–", s.Skipped})
+			continue
+		}
+		t = append(t, []string{s.Tool, s.P99.Round(100 * time.Microsecond).String(), fmt.Sprintf("%+.2f %%", 100*s.Error),
+			s.AtServer.Round(100 * time.Microsecond).String(), fmt.Sprint(s.Requests), ""})
+	}
+	t.print(w)
+
+	fmt.Fprintf(w, "\n## Under-delivery: asked for more than can be done\n\nFlagged: an exit code other than 0, or a warning in words.\n\n")
+	t = table{{"limited by", "tool", "asked/s", "came/s", "exit code", "flagged", "says"}}
+	for _, u := range r.Under {
+		if u.Skipped != "" {
+			t = append(t, []string{u.Limit, u.Tool, "–", "–", "–", "–", u.Skipped})
+			continue
+		}
+		flagged := "no"
+		if u.Flagged {
+			flagged = "yes"
+		}
+		t = append(t, []string{u.Limit, u.Tool, fmt.Sprint(u.Asked), fmt.Sprintf("%.0f", u.Came), fmt.Sprint(u.Exit), flagged, u.Says})
+	}
+	t.print(w)
+
+	fmt.Fprintf(w, "\n## Goals\n\n")
+	t = table{{"goal", "met", "is"}}
+	for _, g := range r.Goals {
+		met := "no"
+		if g.Met {
+			met = "yes"
+		}
+		t = append(t, []string{g.Goal, met, g.Is})
+	}
+	t.print(w)
+}
+
+func (c closedLoop) note() string {
+	if c.Skipped != "" {
+		return c.Skipped
+	}
+	for _, n := range c.Connections {
+		if n != connections {
+			return fmt.Sprintf("used %v connections", c.Connections)
+		}
+	}
+	return ""
+}
+
+func noted(skipped string) string {
+	if skipped == "" {
+		return ""
+	}
+	return "takes no part: " + skipped
+}
+
+// A table is rows of cells, the first of them the head.
+type table [][]string
+
+func (t table) print(w io.Writer) {
+	for i, row := range t {
+		cells := make([]string, len(row))
+		for j, cell := range row {
+			cells[j] = strings.NewReplacer("|", `\|`, "\n", " ").Replace(cell)
+		}
+		fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | "))
+		if i == 0 {
+			fmt.Fprintf(w, "|%s\n", strings.Repeat("---|", len(row)))
+		}
+	}
+}
