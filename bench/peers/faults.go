@@ -44,10 +44,7 @@ func (b *bench) stalls(ctx context.Context) ([]stallRow, error) {
 	var wg sync.WaitGroup
 	started := 0
 	for i, t := range b.tools {
-		rows[i] = stallRow{Tool: t.name, Skipped: t.skip}
-		if t.skip == "" && !t.open {
-			rows[i].Skipped = "has no open loop"
-		}
+		rows[i] = stallRow{Tool: t.name, Skipped: cmp.Or(t.skip, t.unless(t.faults, ""))}
 		if rows[i].Skipped != "" {
 			continue
 		}
@@ -111,13 +108,10 @@ func (b *bench) underDelivery(ctx context.Context) ([]underRow, error) {
 	var rows []underRow
 	for _, limit := range []string{byServer, byTool} {
 		for _, t := range b.tools {
-			row := underRow{Tool: t.name, Limit: limit, Asked: underRate, Skipped: t.skip}
+			row := underRow{Tool: t.name, Limit: limit, Asked: underRate, Skipped: cmp.Or(t.skip, t.unless(t.faults, ""))}
 			settings := null.Settings{Delay: serviceFor}
 			if limit == byTool {
 				row.Asked, settings = whole(2*cmp.Or(b.closed[t], 50_000)), null.Settings{}
-			}
-			if t.skip == "" && !t.open {
-				row.Skipped = "has no open loop"
 			}
 			if row.Skipped == "" {
 				if err := b.under(ctx, t, settings, &row); err != nil {

@@ -23,7 +23,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const nullCommand = "null" // of this program, for itself
+// Commands of this program, for itself.
+const (
+	nullCommand  = "null"
+	noiseCommand = "noise"
+)
 
 // Exit codes, as harness's.
 const (
@@ -39,8 +43,8 @@ func main() {
 }
 
 func program(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	if len(args) == 1 && args[0] == nullCommand {
-		if err := serveNull(); err != nil {
+	if own := map[string]func() error{nullCommand: serveNull, noiseCommand: func() error { return listen(stdout) }}; len(args) == 1 && own[args[0]] != nil {
+		if err := own[args[0]](); err != nil {
 			fmt.Fprintln(stderr, "ERROR:", err)
 			return exitUnjudged
 		}
@@ -81,12 +85,7 @@ func program(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return exitUnjudged
 		}
 	}
-	for _, g := range r.Goals {
-		if !g.Met {
-			return exitMissed
-		}
-	}
-	return 0
+	return r.exit()
 }
 
 func checkCores(server, tools int) error {
@@ -124,7 +123,9 @@ func compare(ctx context.Context, s size, serverCore, core int, stderr io.Writer
 	for _, t := range b.tools {
 		r.Versions = append(r.Versions, version{t.name, t.Version, t.skip})
 	}
-	r.LoadBefore = loadAverage()
+	if r.Before, err = b.noises(ctx); err != nil {
+		return nil, err
+	}
 	if b.server, err = startServer(ctx, serverCore); err != nil {
 		return nil, err
 	}
@@ -139,6 +140,9 @@ func compare(ctx context.Context, s size, serverCore, core int, stderr io.Writer
 		return nil, err
 	}
 	if r.Under, err = b.underDelivery(ctx); err != nil {
+		return nil, err
+	}
+	if r.After, err = b.noises(ctx); err != nil {
 		return nil, err
 	}
 	r.judge()
@@ -174,13 +178,4 @@ func machine() string {
 		kernel = unix.ByteSliceToString(u.Release[:])
 	}
 	return fmt.Sprintf("%d × %s, Linux %s, %s", runtime.NumCPU(), name, kernel, runtime.Version())
-}
-
-func loadAverage() string {
-	data, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "unknown"
-	}
-	first, _, _ := strings.Cut(string(data), " ")
-	return first
 }

@@ -15,16 +15,17 @@ import (
 
 // A result is everything that was measured.
 type result struct {
-	Machine    string        `json:"machine"`
-	LoadBefore string        `json:"loadAverageBefore"`
-	Size       size          `json:"size"`
-	Versions   []version     `json:"versions"`
-	Closed     []closedLoop  `json:"closedLoop"`
-	Honest     []honestRate  `json:"honestRate"`
-	Stall      []stallRow    `json:"stall"`
-	Under      []underRow    `json:"underDelivery"`
-	Goals      []goal        `json:"goals"`
-	Took       time.Duration `json:"took"`
+	Machine  string        `json:"machine"`
+	Before   []noise       `json:"noiseBefore"`
+	After    []noise       `json:"noiseAfter"`
+	Size     size          `json:"size"`
+	Versions []version     `json:"versions"`
+	Closed   []closedLoop  `json:"closedLoop"`
+	Honest   []honestRate  `json:"honestRate"`
+	Stall    []stallRow    `json:"stall"`
+	Under    []underRow    `json:"underDelivery"`
+	Goals    []goal        `json:"goals"`
+	Took     time.Duration `json:"took"`
 }
 
 type version struct {
@@ -36,34 +37,65 @@ type version struct {
 // A goal is what ours shall reach.
 type goal struct {
 	Goal string `json:"goal"`
-	Met  bool   `json:"met"`
+	Met  string `json:"met"` // yes, no or unjudged
 	Is   string `json:"is"`
 }
 
 const stallError = 0.02 // of the 99th percentile, that ours may make
 
-// judge holds ours against the goals. What could not be measured was not met.
+const (
+	met      = "yes"
+	missed   = "no"
+	unjudged = "unjudged"
+)
+
+func verdict(ok bool) string {
+	if ok {
+		return met
+	}
+	return missed
+}
+
+// judge holds ours against the goals. What could not be measured on either side is not judged.
 func (r *result) judge() {
-	honest := map[string]float64{}
-	for _, h := range r.Honest {
-		honest[h.Tool] = h.PerSecond.Median
-	}
-	for _, peer := range []string{"vegeta", "fortio -stdclient"} {
-		r.Goals = append(r.Goals, goal{"highest honest rate at least that of " + peer, honest[ours] > 0 && honest[peer] > 0 && honest[ours] >= honest[peer],
-			fmt.Sprintf("%.0f/s and %.0f/s: %s", honest[ours], honest[peer], ratio(honest[ours], honest[peer]))})
-	}
-	for _, s := range r.Stall {
-		if s.Tool == ours {
-			r.Goals = append(r.Goals, goal{"99th percentile under a stall within 2 % of the truth", s.Skipped == "" && math.Abs(s.Error) <= stallError,
-				fmt.Sprintf("%+.2f %%%s", 100*s.Error, s.Skipped)})
+	for j, level := range levels {
+		own := r.Honest[0].Levels[j].Median
+		for _, h := range r.Honest {
+			if h.Tool != "vegeta" && h.Tool != "fortio -stdclient" {
+				continue
+			}
+			peer := h.Levels[j].Median
+			g := goal{fmt.Sprintf("highest honest rate, late by ≤ %s, at least that of %s", level, h.Tool), verdict(own >= peer),
+				fmt.Sprintf("%.0f/s and %.0f/s: %s", own, peer, ratio(own, peer))}
+			if own == 0 && peer == 0 || r.Honest[0].Skipped != "" || h.Skipped != "" {
+				g.Met = unjudged
+			}
+			r.Goals = append(r.Goals, g)
 		}
 	}
+	own := r.Stall[0]
+	r.Goals = append(r.Goals, goal{"99th percentile under a stall within 2 % of the truth", verdict(own.Skipped == "" && math.Abs(own.Error) <= stallError),
+		fmt.Sprintf("%+.2f %% %s", 100*own.Error, own.Skipped)})
 	for _, u := range r.Under {
 		if u.Tool == ours {
-			r.Goals = append(r.Goals, goal{"says that the rate was not met, limited by " + u.Limit, u.Skipped == "" && u.Flagged,
+			r.Goals = append(r.Goals, goal{"says that the rate was not met, limited by " + u.Limit, verdict(u.Skipped == "" && u.Flagged),
 				fmt.Sprintf("exit code %d, %s%s", u.Exit, u.Says, u.Skipped)})
 		}
 	}
+}
+
+// exit is the exit code.
+func (r *result) exit() int {
+	code := 0
+	for _, g := range r.Goals {
+		switch {
+		case g.Met == missed:
+			return exitMissed
+		case g.Met == unjudged:
+			code = exitUnjudged
+		}
+	}
+	return code
 }
 
 // ratio is ours ÷ a peer's.
@@ -86,8 +118,18 @@ func (s spread) text(format string) string {
 
 // print writes Markdown.
 func (r *result) print(w io.Writer) {
-	fmt.Fprintf(w, "# Load generators side by side\n\n%s; load average before the first load: %s. One core for the null server, one for the tool, %d connections, %d round(s): median (lowest–highest). Took %s.\n",
-		r.Machine, r.LoadBefore, connections, r.Size.Rounds, r.Took)
+	fmt.Fprintf(w, "# Load generators side by side\n\n%s. One core for the null server, one for the tool, %d connections, %d round(s): median (lowest–highest). Took %s.\n",
+		r.Machine, connections, r.Size.Rounds, r.Took)
+	loud := false
+	for i, when := range []string{"before", "after"} {
+		for _, n := range [][]noise{r.Before, r.After}[i] {
+			fmt.Fprintf(w, "\nCore %d %s: %.2f %% of its time was taken away, %s at most at once.\n", n.Core, when, 100*n.Lost, n.Longest.Round(time.Microsecond))
+			loud = loud || n.Lost > loudNoise
+		}
+	}
+	if loud {
+		fmt.Fprintf(w, "\n**The machine is not quiet: more than %.1f %% of a core was taken away. The highest honest rates below are the machine's rather than the tools'.**\n", 100*loudNoise)
+	}
 
 	fmt.Fprintf(w, "\n## Versions\n\n")
 	t := table{{"tool", "version"}}
@@ -105,19 +147,25 @@ func (r *result) print(w io.Writer) {
 	}
 	t.print(w)
 
-	fmt.Fprintf(w, "\n## Highest honest rate: ≥ %.1f %% arrived in time, 99th percentile of the lateness at the server ≤ %s, to %.0f %%\n\n",
-		100*inTime, punctual, 100*(r.Size.Precision-1))
-	ownRate := r.Honest[0].PerSecond.Median
-	t = table{{"tool", "requests/s", "harness ÷ tool", ""}}
+	fmt.Fprintf(w, "\n## Highest honest rate: ≥ %.1f %% of the requests arrived in time, to %.0f %%\n\nLate: the 99th percentile at the server, against an even schedule.\n\n",
+		100*inTime, 100*(r.Size.Precision-1))
+	t = table{{"tool"}}
+	for _, level := range levels {
+		t[0] = append(t[0], fmt.Sprintf("requests/s, late by ≤ %s", level), "harness ÷ tool")
+	}
+	t[0] = append(t[0], "")
 	for i, h := range r.Honest {
-		rate, note := h.PerSecond, h.Skipped
-		switch {
-		case note == "has no open loop" && len(r.Closed[i].PerSecond.Rounds) > 0:
-			rate, note = r.Closed[i].PerSecond, "no open loop: its closed loop's rate"
-		case note == "" && rate.Median == 0:
-			note = "held none of the rates tried; the last was " + h.Steps[len(h.Steps)-1]
+		row := []string{h.Tool}
+		note := h.Skipped
+		closed := r.Closed[i].PerSecond
+		for j := range levels {
+			rate := h.Levels[j]
+			if note != "" && len(closed.Rounds) > 0 && len(rate.Rounds) == 0 {
+				rate, note = closed, "no open loop: its closed loop's rate stands in"
+			}
+			row = append(row, rate.text("%.0f"), ratio(r.Honest[0].Levels[j].Median, rate.Median))
 		}
-		t = append(t, []string{h.Tool, rate.text("%.0f"), ratio(ownRate, rate.Median), note})
+		t = append(t, append(row, note))
 	}
 	t.print(w)
 
@@ -153,11 +201,7 @@ func (r *result) print(w io.Writer) {
 	fmt.Fprintf(w, "\n## Goals\n\n")
 	t = table{{"goal", "met", "is"}}
 	for _, g := range r.Goals {
-		met := "no"
-		if g.Met {
-			met = "yes"
-		}
-		t = append(t, []string{g.Goal, met, g.Is})
+		t = append(t, []string{g.Goal, g.Met, g.Is})
 	}
 	t.print(w)
 }

@@ -44,7 +44,8 @@ type tool struct {
 	command func(load) []string // without the binary
 	stdin   func(load) string   // nil: nothing
 	read    func(context.Context, load, run) (said, error)
-	open    bool // can send at a rate
+	// What it takes part in: closed loops, the search for its highest honest rate, stalls and rates that cannot be met.
+	closed, search, faults bool
 	// warmup is how many requests it sends before its schedule begins.
 	warmup func(load) int
 	// pace is the rate that it means when it is asked for load.rate, where that is another one.
@@ -59,14 +60,33 @@ const ours = "harness"
 
 // tools are all that take part; versions and paths are filled in by build.
 func tools() []*tool {
-	return []*tool{
-		{name: ours, command: harnessCommand, read: readHarness, open: true},
-		{name: "vegeta", command: vegetaCommand, stdin: vegetaTargets, read: readVegeta, open: true},
-		{name: "fortio -stdclient", command: fortioCommand("-stdclient"), read: readFortio, open: true, warmup: onePerConnection, pace: fortioPace},
-		{name: "fortio", command: fortioCommand(), read: readFortio, open: true, warmup: onePerConnection, pace: fortioPace},
-		{name: "hey", command: heyCommand, read: readHey, open: true, pace: heyPace},
+	all := []*tool{
+		{name: ours, command: harnessCommand, read: readHarness},
+		// Two ways to 16 connections: the first is the faster one, with the second one vegeta keeps its schedule through a stall.
+		{name: "vegeta", command: vegetaCommand("-workers", "-max-workers"), stdin: vegetaTargets, read: readVegeta},
+		{name: "vegeta -max-connections", command: vegetaCommand("-max-connections"), stdin: vegetaTargets, read: readVegeta},
+		{name: "fortio -stdclient", command: fortioCommand("-stdclient"), read: readFortio, warmup: onePerConnection, pace: fortioPace},
+		{name: "fortio", command: fortioCommand(), read: readFortio, warmup: onePerConnection, pace: fortioPace},
+		{name: "hey", command: heyCommand, read: readHey, pace: heyPace},
 		{name: "wrk", command: wrkCommand, read: readWrk},
 	}
+	for _, t := range all {
+		t.closed = t.name != "vegeta -max-connections"
+		t.faults = t.name != "wrk" // which has no open loop
+		t.search = t.closed && t.faults
+	}
+	return all
+}
+
+// unless is why a tool does not take part in something.
+func (t *tool) unless(takesPart bool, otherwise string) string {
+	switch {
+	case takesPart:
+		return ""
+	case !t.faults:
+		return "has no open loop"
+	}
+	return otherwise
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%gs", d.Seconds()) }
@@ -104,15 +124,15 @@ func readHarness(_ context.Context, _ load, r run) (said, error) {
 	return s, nil
 }
 
-// vegeta's workers are not bounded in the open loop, which is what lets it keep its schedule; its connections are.
-func vegetaCommand(l load) []string {
-	n := strconv.Itoa(l.connections)
-	args := []string{"attack", "-rate", strconv.Itoa(l.rate), "-duration", l.duration.String(), "-connections", n,
-		"-max-connections", n, "-output", filepath.Join(l.dir, "vegeta.bin")}
-	if l.rate == 0 {
-		args = append(args, "-workers", n, "-max-workers", n)
+func vegetaCommand(bounds ...string) func(load) []string {
+	return func(l load) []string {
+		n := strconv.Itoa(l.connections)
+		args := []string{"attack", "-rate", strconv.Itoa(l.rate), "-duration", l.duration.String(), "-output", filepath.Join(l.dir, "vegeta.bin"), "-connections", n}
+		for _, bound := range bounds {
+			args = append(args, bound, n)
+		}
+		return args
 	}
-	return args
 }
 
 func vegetaTargets(l load) string { return "GET " + l.url + "\n" }
