@@ -25,14 +25,15 @@ type size struct {
 	Step      time.Duration // of one step of the search, in whole seconds
 	Precision float64       // ratio between the rate that failed and the one that held
 	Tries     int           // at one rate: a tool that cannot do it never will, the others are not to suffer from noise
+	Search    time.Duration // of all of it: a round that would take it beyond this is not begun
 	Load      time.Duration // of the load that is stalled
 	Stall     time.Duration
 	Under     time.Duration // of one load that cannot be delivered
 }
 
 var (
-	full  = size{Rounds: 3, Closed: 3 * time.Second, Step: 2 * time.Second, Precision: 1.05, Tries: 2, Load: 30 * time.Second, Stall: 2 * time.Second, Under: 3 * time.Second}
-	quick = size{Rounds: 1, Closed: time.Second, Step: time.Second, Precision: 1.25, Tries: 1, Load: 6 * time.Second, Stall: time.Second, Under: time.Second}
+	full  = size{Rounds: 3, Closed: 3 * time.Second, Step: 2 * time.Second, Precision: 1.05, Tries: 2, Load: 30 * time.Second, Stall: 2 * time.Second, Search: 5 * time.Minute, Under: 2 * time.Second}
+	quick = size{Rounds: 1, Closed: time.Second, Step: time.Second, Precision: 1.25, Tries: 1, Load: 6 * time.Second, Stall: time.Second, Search: time.Minute, Under: time.Second}
 )
 
 const connections = 16 // of every tool

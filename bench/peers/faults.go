@@ -20,7 +20,7 @@ const (
 	stallRate  = 500                  // requests/s, far below what any tool can do
 	serviceFor = 5 * time.Millisecond // delay that 16 connections carry 3200/s with
 	underRate  = 6400                 // twice that
-	apart      = time.Second          // between the stalls of two tools
+	apart      = time.Second / 2      // between the stalls of two tools
 )
 
 // A stallRow is what a tool says of a server that stopped for a while.

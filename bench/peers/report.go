@@ -113,12 +113,12 @@ func (s spread) text(format string) string {
 	if len(s.Rounds) == 1 {
 		return fmt.Sprintf(format, s.Median)
 	}
-	return fmt.Sprintf(format+" ("+format+"–"+format+")", s.Median, s.Min, s.Max)
+	return fmt.Sprintf(format+" ("+format+"–"+format+", %d×)", s.Median, s.Min, s.Max, len(s.Rounds))
 }
 
 // print writes Markdown.
 func (r *result) print(w io.Writer) {
-	fmt.Fprintf(w, "# Load generators side by side\n\n%s. One core for the null server, one for the tool, %d connections, %d round(s): median (lowest–highest). Took %s.\n",
+	fmt.Fprintf(w, "# Load generators side by side\n\n%s. One core for the null server, one for the tool, %d connections, %d round(s): median (lowest–highest, rounds). Took %s.\n",
 		r.Machine, connections, r.Size.Rounds, r.Took)
 	loud := false
 	for i, when := range []string{"before", "after"} {
