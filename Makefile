@@ -11,10 +11,10 @@ ARGS    ?=
 BUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)"
 
 .DEFAULT_GOAL := help
-.PHONY: help e2e test up down status lint bench build image docs pin clean cc
+.PHONY: help e2e test up down status lint bench bench-peers build image docs pin clean cc
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 e2e: build ## bring a cluster up, run every case with its controls, report, bring it down
 	$(BIN)/harness e2e $(ARGS)
@@ -40,6 +40,9 @@ lint: ## gofmt, go vet, staticcheck (and golangci-lint where it is installed)
 
 bench: ## benchmarks that need no cluster
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+bench-peers: ## the load generator beside its peers (about eight minutes; ARGS=-quick for a look)
+	cd bench/peers && $(GO) run . -out "$(abspath $(BIN))/bench-peers.json" $(ARGS)
 
 build: ## build bin/harness, a static binary
 	@mkdir -p $(BIN)
