@@ -162,7 +162,7 @@ func (p Plan) MergeShares(shares []Share) (*Result, error) {
 		return nil, fmt.Errorf("merge: the workers planned %d requests, the plan has %d", out.Planned, want)
 	}
 	out.Workers, out.Common = workers, common(shares)
-	reasons = append(reasons, skewed(shares)...)
+	reasons = append(reasons, skewed(workers, func(i int) bool { return shares[i].Result == nil })...)
 	if c := out.Common; c != nil && !c.From.Before(c.To) {
 		reasons = append(reasons, "at no time all workers were at work")
 	}
@@ -189,21 +189,21 @@ func common(shares []Share) *Span {
 }
 
 // skewed says which two clocks were not certainly within maxSkew of each other; those of lost workers do not matter.
-func skewed(shares []Share) []string {
-	var first, last *Share
-	for i := range shares {
-		s := &shares[i]
-		if s.Result == nil {
+func skewed(workers []Worker, lost func(i int) bool) []string {
+	var first, last *Worker
+	for i := range workers {
+		w := &workers[i]
+		if lost(i) {
 			continue
 		}
-		if first == nil || s.Clock-s.ClockError < first.Clock-first.ClockError {
-			first = s
+		if first == nil || w.Clock-w.ClockError < first.Clock-first.ClockError {
+			first = w
 		}
-		if last == nil || s.Clock+s.ClockError > last.Clock+last.ClockError {
-			last = s
+		if last == nil || w.Clock+w.ClockError > last.Clock+last.ClockError {
+			last = w
 		}
 	}
-	if first == nil || first == last {
+	if first == last { // one worker, or none
 		return nil
 	}
 	apart := last.Clock + last.ClockError - (first.Clock - first.ClockError)

@@ -55,11 +55,7 @@ func (w Workers) Do(ctx context.Context, job loadgen.Job) (out loadgen.Output, e
 	if err != nil {
 		return out, fmt.Errorf("workers: %w", err)
 	}
-	defer func() {
-		if gone := lab.Remove(ctx); gone != nil {
-			err = errors.Join(err, gone)
-		}
-	}()
+	defer func() { err = errors.Join(err, lab.Remove(ctx)) }()
 	out.Result, err = w.run(ctx, lab, *job.Plan, plans)
 	if err != nil {
 		return out, fmt.Errorf("workers: %w", err)
@@ -91,10 +87,13 @@ func (w Workers) run(ctx context.Context, lab *Lab, plan loadgen.Plan, plans []l
 	if err != nil {
 		return nil, err
 	}
-	kube := lab.fixtures.Kube()
-	c := newCrew(ctx, plans, podProxy(kube, lab.Namespace))
+	call, err := podProxy(lab.fixtures.REST(), lab.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	c := newCrew(ctx, plans, call)
 	defer c.dismiss()
-	stop, err := c.watch(kube, lab.Namespace)
+	stop, err := c.watch(lab.fixtures.Kube(), lab.Namespace)
 	if err != nil {
 		return nil, err
 	}
@@ -111,17 +110,14 @@ func (w Workers) run(ctx context.Context, lab *Lab, plan loadgen.Plan, plans []l
 }
 
 // A crew is the workers of one run as the coordinator knows them.
-type crew struct {
-	members []*member
-	call    caller
-}
+type crew struct{ members []*member }
 
 // A caller carries one HTTP exchange with a pod's Server. An error means that there was none.
 type caller func(ctx context.Context, pod, method, path string, body []byte) (status int, answer []byte, err error)
 
 // newCrew has no pods yet: see takes them in.
 func newCrew(ctx context.Context, plans []loadgen.Plan, call caller) *crew {
-	c := &crew{members: make([]*member, len(plans)), call: call}
+	c := &crew{members: make([]*member, len(plans))}
 	for i := range c.members {
 		m := &member{plan: plans[i], call: call, pod: watched{ready: make(chan struct{})}}
 		m.Index = i

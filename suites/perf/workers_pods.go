@@ -4,9 +4,12 @@
 package perf
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,23 +20,35 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 )
 
-// podProxy calls pods through the API server, one request each: there is no connection that a long load could lose.
-func podProxy(kube kubernetes.Interface, namespace string) caller {
-	return func(ctx context.Context, pod, method, path string, body []byte) (status int, answer []byte, err error) {
-		request := kube.CoreV1().RESTClient().Verb(method).Namespace(namespace).Resource("pods").Name("http:" + pod + ":8081").
-			SubResource("proxy").Suffix(path).MaxRetries(0)
-		if body != nil {
-			request.Body(body)
-		}
-		answer, err = request.Do(ctx).StatusCode(&status).Raw()
-		if status != 0 {
-			return status, answer, nil // what is no success is the caller's to judge
-		}
-		return 0, nil, err
+// podProxy calls pods through the API server, one request each: there is no connection that a long load could lose. It does
+// not use client-go's Request.Do, which turns an answer that is no success into an error without its status.
+func podProxy(config *rest.Config, namespace string) (caller, error) {
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("client: %w", err)
 	}
+	kube, err := kubernetes.NewForConfigAndClient(config, client)
+	if err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	return func(ctx context.Context, pod, method, path string, body []byte) (status int, answer []byte, err error) {
+		url := kube.CoreV1().RESTClient().Get().Namespace(namespace).Resource("pods").Name("http:" + pod + ":8081").SubResource("proxy").Suffix(path).URL()
+		request, err := http.NewRequestWithContext(ctx, method, url.String(), bytes.NewReader(body))
+		if err != nil {
+			return 0, nil, err
+		}
+		response, err := client.Do(request)
+		if err != nil {
+			return 0, nil, err
+		}
+		defer func() { _ = response.Body.Close() }()
+		answer, err = io.ReadAll(response.Body)
+		return response.StatusCode, answer, err
+	}, nil
 }
 
 // watched is the pod of a member as it was seen last.
