@@ -274,7 +274,7 @@ func (s *Sum) Add(r *Result) error {
 	out.Failures = append(out.Failures, r.Failures...)
 	slices.SortStableFunc(out.Failures, func(a, b Exchange) int { return a.Start.Compare(b.Start) })
 	out.Failures = slices.Delete(out.Failures, min(len(out.Failures), keptFailures), len(out.Failures))
-	if out.Start.IsZero() || r.Start.Before(out.Start) {
+	if out.Start.IsZero() || !r.Start.IsZero() && r.Start.Before(out.Start) { // zero: it never ran
 		out.Start = r.Start
 	}
 	if r.End.After(out.End) {

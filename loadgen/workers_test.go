@@ -114,6 +114,8 @@ func TestMergeShares(t *testing.T) {
 			s[2] = Share{Worker: Worker{Pod: "pod-2", Node: "node", Reason: "its pod was deleted"}}
 		},
 			Invalid, "worker 2 (pod pod-2, node node): its pod was deleted; its 25 requests count as unsent", 75},
+		{"the last was lost", func(s []Share) { s[3] = Share{Worker: Worker{Pod: "pod-3", Node: "node", Reason: "was killed"}} },
+			Invalid, "worker 3 (pod pod-3, node node): was killed; its 25 requests count as unsent", 75},
 		{"one lagged", func(s []Share) { s[1].Result.Verdict, s[1].Result.Reason = Invalid, "the generator lagged" },
 			Invalid, "worker 1 (pod pod-1, node node): the generator lagged", 100},
 		{"one clock is off", func(s []Share) {
@@ -150,6 +152,9 @@ func TestMergeShares(t *testing.T) {
 		}
 		if r.Planned != 100 || r.Sent != tt.sent || r.Sent+r.Unsent != 100 || r.check() != nil {
 			t.Errorf("%s: %+v", tt.name, r.Counts)
+		}
+		if !r.Start.Equal(time.Unix(1000, 0)) || r.End.Before(r.Start) || r.End.Sub(r.Start) > 2*time.Second {
+			t.Errorf("%s: from %s to %s", tt.name, r.Start, r.End)
 		}
 		var planned, sent uint64
 		for i, w := range r.Workers {
