@@ -187,6 +187,8 @@ type Result struct {
 	Verdict   Verdict           `json:"verdict"`
 	Reason    string            `json:"reason,omitempty"` // of any verdict but PASS
 	Generator Generator         `json:"generator"`
+	Workers   []Worker          `json:"workers,omitempty"` // of a load from several, see MergeShares
+	Common    *Span             `json:"common,omitempty"`  // when all of them were at work: from the latest start to the earliest end
 }
 
 func newResult() *Result {
@@ -229,55 +231,80 @@ func (r *Result) judge(maxLag time.Duration, slo *SLO) {
 // Merge makes one result of several workers': counts and histograms add up exactly, seconds by their number. The verdict is
 // the worst of theirs. It is an error when there is none, when one is missing, or when one's counts do not add up.
 func Merge(results ...*Result) (*Result, error) {
-	if len(results) == 0 {
+	var sum Sum
+	for _, r := range results {
+		if err := sum.Add(r); err != nil {
+			return nil, err
+		}
+	}
+	return sum.Result()
+}
+
+// A Sum is a Merge that is handed one result at a time, so that they need not all be in memory. The zero value is empty.
+type Sum struct {
+	out     *Result
+	seconds map[int]*Second
+	added   int
+	reasons []string
+}
+
+// Add adds one worker's result, which it does not keep.
+func (s *Sum) Add(r *Result) error {
+	if r == nil {
+		return fmt.Errorf("merge: result %d is missing", s.added)
+	}
+	if err := r.check(); err != nil {
+		return fmt.Errorf("merge: result %d: %w", s.added, err)
+	}
+	if s.out == nil {
+		s.out, s.seconds = newResult(), map[int]*Second{}
+		s.out.Verdict = Pass
+	}
+	out := s.out
+	out.Slice.merge(&r.Slice)
+	for i := range r.Seconds {
+		at := r.Seconds[i].At
+		if s.seconds[at] == nil {
+			s.seconds[at] = &Second{At: at, Slice: newSlice()}
+		}
+		s.seconds[at].merge(&r.Seconds[i].Slice)
+	}
+	addCounts(out.Backends, r.Backends)
+	addCounts(out.Versions, r.Versions)
+	addCounts(out.Codes, r.Codes)
+	out.Failures = append(out.Failures, r.Failures...)
+	slices.SortStableFunc(out.Failures, func(a, b Exchange) int { return a.Start.Compare(b.Start) })
+	out.Failures = slices.Delete(out.Failures, min(len(out.Failures), keptFailures), len(out.Failures))
+	if out.Start.IsZero() || !r.Start.IsZero() && r.Start.Before(out.Start) { // zero: it never ran
+		out.Start = r.Start
+	}
+	if r.End.After(out.End) {
+		out.End = r.End
+	}
+	out.Closed = out.Closed || r.Closed
+	out.Generator.CPUSeconds += r.Generator.CPUSeconds
+	out.Generator.GOMAXPROCS += r.Generator.GOMAXPROCS
+	out.Generator.Throttled += r.Generator.Throttled
+	if r.Verdict != Pass {
+		s.reasons = append(s.reasons, fmt.Sprintf("worker %d %s: %s", s.added, r.Verdict, r.Reason))
+	}
+	if r.Verdict == Invalid || r.Verdict == Fail && out.Verdict == Pass {
+		out.Verdict = r.Verdict
+	}
+	s.added++
+	return nil
+}
+
+// Result is the sum. Nothing may be added after it.
+func (s *Sum) Result() (*Result, error) {
+	if s.out == nil {
 		return nil, errors.New("merge: no results")
 	}
-	out := newResult()
-	out.Verdict = Pass
-	seconds := map[int]*Second{}
-	var reasons []string
-	for i, r := range results {
-		if r == nil {
-			return nil, fmt.Errorf("merge: result %d is missing", i)
-		}
-		if err := r.check(); err != nil {
-			return nil, fmt.Errorf("merge: result %d: %w", i, err)
-		}
-		out.Slice.merge(&r.Slice)
-		for _, s := range r.Seconds {
-			if seconds[s.At] == nil {
-				seconds[s.At] = &Second{At: s.At, Slice: newSlice()}
-			}
-			seconds[s.At].merge(&s.Slice)
-		}
-		addCounts(out.Backends, r.Backends)
-		addCounts(out.Versions, r.Versions)
-		addCounts(out.Codes, r.Codes)
-		out.Failures = append(out.Failures, r.Failures...)
-		if out.Start.IsZero() || r.Start.Before(out.Start) {
-			out.Start = r.Start
-		}
-		if r.End.After(out.End) {
-			out.End = r.End
-		}
-		out.Closed = out.Closed || r.Closed
-		out.Generator.CPUSeconds += r.Generator.CPUSeconds
-		out.Generator.GOMAXPROCS += r.Generator.GOMAXPROCS
-		out.Generator.Throttled += r.Generator.Throttled
-		if r.Verdict != Pass {
-			reasons = append(reasons, fmt.Sprintf("worker %d %s: %s", i, r.Verdict, r.Reason))
-		}
-		if r.Verdict == Invalid || r.Verdict == Fail && out.Verdict == Pass {
-			out.Verdict = r.Verdict
-		}
+	for _, at := range slices.Sorted(maps.Keys(s.seconds)) {
+		s.out.Seconds = append(s.out.Seconds, *s.seconds[at])
 	}
-	for _, at := range slices.Sorted(maps.Keys(seconds)) {
-		out.Seconds = append(out.Seconds, *seconds[at])
-	}
-	slices.SortStableFunc(out.Failures, func(a, b Exchange) int { return a.Start.Compare(b.Start) })
-	out.Failures = out.Failures[:min(len(out.Failures), keptFailures)]
-	out.Reason = strings.Join(reasons, "; ")
-	return out, nil
+	s.out.Reason = strings.Join(s.reasons, "; ")
+	return s.out, nil
 }
 
 func addCounts(to, from map[string]uint64) {

@@ -49,17 +49,24 @@ func (j Job) run(ctx context.Context) (out Output, err error) {
 // Work reads one Job as JSON from r, runs it, and writes one Output as JSON to w: the half that runs inside a pod. A job that
 // cannot be run is told in Output.Err; an error means that the job could not be read or the output not be written.
 func Work(ctx context.Context, r io.Reader, w io.Writer) error {
-	dec := json.NewDecoder(r)
-	dec.DisallowUnknownFields()
-	var job Job
-	if err := dec.Decode(&job); err != nil {
-		return fmt.Errorf("read job: %w", err)
+	job, err := decodeJob(r)
+	if err != nil {
+		return err
 	}
 	out, _ := job.run(ctx) // its error is in out
 	if err := json.NewEncoder(w).Encode(out); err != nil {
 		return fmt.Errorf("write output: %w", err)
 	}
 	return nil
+}
+
+func decodeJob(r io.Reader) (job Job, err error) {
+	dec := json.NewDecoder(r)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&job); err != nil {
+		return job, fmt.Errorf("read job: %w", err)
+	}
+	return job, nil
 }
 
 // A Runner is where traffic comes from.

@@ -34,6 +34,7 @@ type loadFlags struct {
 	from, policy, protocol, host, to string
 	rate                             string
 	slo                              string
+	workers                          int
 	headers                          []string
 	insecure                         bool
 	plan                             loadgen.Plan
@@ -73,12 +74,13 @@ With --find-capacity it looks for the highest rate at which the objectives of --
 	f.StringVar(&l.rate, "rate", "100", "requests per second; max: as many as the connections carry, one at a time on each (closed loop)")
 	f.DurationVar(&l.plan.Duration, "duration", 30*time.Second, "how long, after the warm-up")
 	f.DurationVar(&l.plan.Warmup, "warmup", 2*time.Second, "load before what is measured, at the same rate")
-	f.IntVar(&l.plan.Connections, "connections", 8, "connections at most")
+	f.IntVar(&l.plan.Connections, "connections", 8, "connections at most, of each worker")
 	f.DurationVar(&l.plan.Timeout, "timeout", 10*time.Second, "of one request")
 	f.DurationVar(&l.plan.MaxLag, "max-lag", 0, "how late requests may be sent for the figures to count, at the 99th percentile (default: 1ms or a tenth of the median)")
 	f.StringVar(&l.policy, "policy", string(loadgen.Pinned), "which connection carries a request: pinned, round-robin, rotate=N or fresh")
 	f.StringVar(&l.protocol, "protocol", string(loadgen.HTTP1), "http1, h2, h2c, grpc, tcp, udp or websocket")
 	f.StringVar(&l.from, "from", fromHost, "where the load comes from: host, pod, or mesh (a pod with a sidecar)")
+	f.IntVar(&l.workers, "workers", 0, "so many pods on all nodes that send the rate together, with --from pod or mesh")
 	f.StringVar(&l.host, "host", "", "Host header, and the name asked for in TLS")
 	f.StringArrayVarP(&l.headers, "header", "H", nil, "header to send, as Name: value; repeatable")
 	f.BoolVar(&l.insecure, "insecure", false, "do not verify the server's certificate")
@@ -104,6 +106,9 @@ func (l *loadFlags) check() error {
 		return usage("use host, pod or mesh", "unknown --from %q", l.from)
 	}
 	if err := l.setRate(); err != nil {
+		return err
+	}
+	if err := l.checkWorkers(); err != nil {
 		return err
 	}
 	policy, err := loadgen.ParsePolicy(l.policy)
@@ -188,7 +193,12 @@ func (a *app) load(ctx context.Context, l *loadFlags) error {
 	p := a.progress()
 	defer p.close()
 	var runner loadgen.Runner = loadgen.Host{}
-	if l.from != fromHost {
+	switch {
+	case l.workers > 0:
+		if runner, err = loadWorkers(access, l, p); err != nil {
+			return err
+		}
+	case l.from != fromHost:
 		client, err := startLoadClient(ctx, access, l.from == fromMesh, p)
 		if err != nil {
 			return err
@@ -212,13 +222,16 @@ func (a *app) load(ctx context.Context, l *loadFlags) error {
 	case err != nil && l.from == fromHost:
 		// In this process nothing can fail but the plan itself: requests that fail are data.
 		return usage("run `harness load --help` for what a plan is made of", "load: %w", err)
-	case err != nil:
+	case err != nil && out.Result == nil:
 		return fmt.Errorf("load: %w", err)
 	case out.Result == nil:
 		return usage("run `harness load --help` for what a plan is made of", "load: %s", out.Err)
 	}
 	if err := a.printAs(l.output, out.Result, func(bool) error { a.printLoad(out.Result, l.to, l.from); return nil }); err != nil {
 		return err
+	}
+	if err != nil {
+		return fmt.Errorf("load: %w", err)
 	}
 	return silent(loadExit(out.Result))
 }
@@ -340,6 +353,7 @@ func (a *app) printLoad(r *loadgen.Result, to, from string) {
 	counts("codes", r.Codes)
 	counts("backends", r.Backends)
 	counts("versions", r.Versions)
+	a.printWorkers(r)
 	if len(r.Failures) > 0 {
 		first := r.Failures[0]
 		fmt.Fprintf(w, "  first failure: request %d at %s: status %d %s\n", first.Seq, first.Start.Format(time.TimeOnly), first.Status, first.Err)

@@ -13,6 +13,7 @@ import (
 	"maps"
 	"time"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 
 	"harness.example/harness/fixtures"
@@ -47,17 +48,22 @@ func newLab(c Cluster, what string) (*Lab, error) {
 
 // apply applies a manifest and waits until what it holds is ready. vars are added to NAMESPACE and IMAGE.
 func (l *Lab) apply(ctx context.Context, manifest string, vars fixtures.Vars) error {
-	all := maps.Clone(l.vars)
-	maps.Copy(all, vars)
-	objects, err := fixtures.Load(manifests, manifest, all)
-	if err != nil {
-		return err
-	}
-	applied, err := l.fixtures.Apply(ctx, objects...)
+	applied, err := l.create(ctx, manifest, vars)
 	if err != nil {
 		return err
 	}
 	return l.fixtures.WaitReady(ctx, applied...)
+}
+
+// create is apply without the wait.
+func (l *Lab) create(ctx context.Context, manifest string, vars fixtures.Vars) ([]*unstructured.Unstructured, error) {
+	all := maps.Clone(l.vars)
+	maps.Copy(all, vars)
+	objects, err := fixtures.Load(manifests, manifest, all)
+	if err != nil {
+		return nil, err
+	}
+	return l.fixtures.Apply(ctx, objects...)
 }
 
 // abandon removes everything after err.

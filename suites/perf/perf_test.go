@@ -11,7 +11,8 @@ import (
 
 // manifestVars are, per manifest, the variables that it takes beside NAMESPACE and IMAGE, with a value.
 var manifestVars = map[string]fixtures.Vars{
-	"client.yaml": {"INJECT": "true"},
+	"client.yaml":  {"INJECT": "true"},
+	"workers.yaml": {"INJECT": "true", "N": "2", "LIFE": "300"},
 }
 
 func TestManifestsLoad(t *testing.T) {
