@@ -87,11 +87,7 @@ func (r *run) attack(ctx context.Context) *Result {
 
 	last := r.schedule.start.Add(r.plan.Warmup + r.plan.Duration)
 	if !r.plan.Closed {
-		grace := r.plan.MaxLag
-		if grace == 0 {
-			grace = defaultGrace
-		}
-		last = last.Add(grace)
+		last = last.Add(max(r.plan.MaxLag, defaultGrace))
 	}
 	// Without these the dispatcher would wait for a free worker beyond the end, or beyond ctx.
 	defer context.AfterFunc(ctx, func() { attacker.Stop() })()
@@ -102,6 +98,7 @@ func (r *run) attack(ctx context.Context) *Result {
 	defer clock.close()
 	before := readUsage()
 	t := newTally(r.schedule)
+	t.last = last
 	sent := 0
 	for hit := range attacker.Attack(placeholder, &pacer{ctx: ctx, schedule: r.schedule, clock: clock, last: last}, 0, "") {
 		ticket := r.ticket(hit.Code)
@@ -196,6 +193,7 @@ type tally struct {
 	result   *Result
 	seconds  map[int]*Second
 	newest   *Second // the second counted last
+	last     time.Time
 	codes    [600]uint64
 }
 
@@ -232,6 +230,9 @@ func (t *tally) hit(hit *vegeta.Result, x *Exchange) {
 		return
 	}
 	r := t.result
+	if !t.schedule.closed && x.Start.After(t.last) {
+		r.Late++
+	}
 	switch {
 	case x.ErrKind != "":
 		r.Codes[x.ErrKind]++

@@ -261,3 +261,12 @@ func TestClosedLoop(t *testing.T) {
 		}
 	}
 }
+
+// A peer that is too slow for the rate and the connections is told of, although every request was answered in the end.
+func TestUnderDeliveryFails(t *testing.T) {
+	p := serveHTTP(t, nil, func(w http.ResponseWriter, r *http.Request) { time.Sleep(20 * time.Millisecond); answer(w, r) })
+	r := runPlan(t, Plan{Requests: []Request{{URL: "http://" + p.addr}}, Rate: 200, Duration: 500 * time.Millisecond, Connections: 1, MaxLag: 300 * time.Millisecond})
+	if r.Verdict == Pass || r.Verdict == Fail && (r.Late == 0 || !strings.Contains(r.Reason, "was not delivered")) {
+		t.Errorf("%+v %s: %s", r.Counts, r.Verdict, r.Reason)
+	}
+}

@@ -41,7 +41,7 @@ type Plan struct {
 	// MaxLag is how late the 99th percentile of requests may be sent for the figures to count. Zero is the rule for measuring
 	// latency: the larger of 1 ms and a tenth of the median service time, and no CPU throttling. A check of behaviour under
 	// load, on a machine shared with what it loads, states a looser one (say 500ms).
-	// Requests not sent MaxLag (zero: 100 ms) after the schedule's end are unsent.
+	// Requests not sent MaxLag (at least 100 ms) after the schedule's end are unsent.
 	MaxLag time.Duration `json:"maxLag,omitempty"`
 	// Null sends to a server that the run makes itself, on loopback in its process, and that does nothing but answer: what comes out
 	// is the generator's own limit. There are no Requests then.

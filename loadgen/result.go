@@ -173,7 +173,8 @@ type Generator struct {
 // A Result is what a Plan measured; the totals leave the warm-up out.
 //
 // The verdict is INVALID when fewer than 99.9 % of the planned requests were sent, when the generator lagged (Plan.MaxLag), or
-// when the run was stopped; FAIL when an SLO was given and missed; else PASS. Errors alone do not fail.
+// when the run was stopped; FAIL when an SLO was given and missed, or when the peer was so slow that all connections were busy and
+// more than 0.1 % of the requests came to it only after the schedule was over; else PASS. Errors alone do not fail.
 type Result struct {
 	Slice
 	Seconds   []Second          `json:"seconds"`            // in order; with those of the warm-up
@@ -181,6 +182,7 @@ type Result struct {
 	Versions  map[string]uint64 `json:"versions,omitempty"` // answers by X-Echo-Version
 	Codes     map[string]uint64 `json:"codes,omitempty"`    // answers by HTTP code ("200"), failures by ErrKind ("reset")
 	Failures  []Exchange        `json:"failures,omitempty"` // the first 20 that were not OK, warm-up or not
+	Late      uint64            `json:"late,omitempty"`     // of the sent: those that found no free connection before the schedule was over
 	Closed    bool              `json:"closed,omitempty"`   // there was no schedule: Planned is Sent, and Lag nothing
 	Start     time.Time         `json:"start"`              // when the first measured request was due
 	End       time.Time         `json:"end"`                // when the last answer was in
@@ -214,7 +216,15 @@ func (r *Result) judge(maxLag time.Duration, slo *SLO) {
 	default:
 		r.Verdict = Pass
 	}
-	if r.Verdict == Invalid || slo == nil {
+	if r.Verdict == Invalid {
+		return
+	}
+	if float64(r.Late) > (1-minSent)*float64(r.Planned) {
+		r.Verdict = Fail
+		r.Reason = fmt.Sprintf("the rate was not delivered: all connections were busy, and %d of %d requests waited until the schedule was over; the peer is too slow for it, or the connections are too few", r.Late, r.Planned)
+		return
+	}
+	if slo == nil {
 		return
 	}
 	if rate := float64(r.failed()) / float64(r.Sent); rate > slo.ErrorRate {
@@ -281,6 +291,7 @@ func (s *Sum) Add(r *Result) error {
 	if r.End.After(out.End) {
 		out.End = r.End
 	}
+	out.Late += r.Late
 	out.Closed = out.Closed || r.Closed
 	out.Generator.CPUSeconds += r.Generator.CPUSeconds
 	out.Generator.GOMAXPROCS += r.Generator.GOMAXPROCS
