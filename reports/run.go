@@ -76,6 +76,8 @@ type Run struct {
 	Live *Durations `json:"live,omitempty"`
 	// Coverage says what the cases that passed assert of the APIs' fields, kind by kind.
 	Coverage []Coverage `json:"coverage,omitempty"`
+	// Regressions are what became worse since the baseline that the run was compared with, one line each.
+	Regressions []string `json:"regressions,omitempty"`
 	// Leaks are the things the run made and could not remove, one line each.
 	Leaks []string `json:"leaks,omitempty"`
 	// Errors are what went wrong outside any case (bring-up, clean-up, evidence that could not be kept), one line each.

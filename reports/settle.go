@@ -84,6 +84,9 @@ func (r *Run) Settle() {
 		if t.Error > 0 {
 			r.Reason += fmt.Sprintf("; %d more could not be judged", t.Error)
 		}
+	case len(r.Regressions) > 0:
+		r.Verdict, r.Exit = Failed, 1
+		r.Reason = count(len(r.Regressions), "regression") + " since the baseline: " + firstLine(r.Regressions[0], "unnamed") + more(len(r.Regressions)-1)
 	case r.Interrupted:
 		r.Verdict, r.Exit = Interrupted, 3
 		r.Reason = "interrupted after " + count(t.Pass, "passed case")

@@ -34,6 +34,8 @@ type session struct {
 	mu      sync.Mutex // cases end in several goroutines
 	run     reports.Run
 	journal *reports.Journal
+
+	comparison reports.Comparison // with the baseline, if there is one
 }
 
 func (a *app) newSession(what string, t *testFlags) *session {
@@ -72,6 +74,7 @@ func (s *session) conduct(ctx context.Context, body func(context.Context) error)
 	}
 	s.note(ctx, err)
 	s.cover()
+	s.compare()
 	s.run.Settle()
 	if s.journal != nil {
 		s.problem(s.journal.End(s.run))
@@ -264,6 +267,11 @@ func (s *session) print() error {
 	w := s.a.stdout
 	if err := reports.Console(w, s.run, colored(w)); err != nil {
 		return err
+	}
+	if s.t.old != nil {
+		if err := s.comparison.Text(w); err != nil {
+			return err
+		}
 	}
 	t := s.run.Totals
 	word := "ok  "

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"harness.example/harness/reports"
 	"harness.example/harness/suites"
 )
 
@@ -28,6 +29,8 @@ type testFlags struct {
 	failFast  bool
 	strict    bool
 	reportDir string
+	baseline  string
+	old       *reports.Run // the baseline, once read
 }
 
 func (t *testFlags) add(cmd *cobra.Command) {
@@ -41,6 +44,7 @@ func (t *testFlags) add(cmd *cobra.Command) {
 	f.IntVar(&t.parallel, "parallel", 0, "cases that run side by side (default: chosen from the machine)")
 	f.BoolVar(&t.failFast, "fail-fast", false, "start no further case after the first that does not pass")
 	f.BoolVar(&t.strict, "strict", false, "count a skipped case as one that could not be judged")
+	f.StringVar(&t.baseline, "baseline", "", "earlier run (its directory or report.json) to compare with; what became worse fails the run")
 	f.StringVar(&t.reportDir, "report-dir", defaultReportDir, "directory of reports; every run gets one of its own inside")
 }
 
@@ -79,6 +83,9 @@ func (t *testFlags) parse(args []string) error {
 		return err
 	}
 	t.cases = cases
+	if err := t.readBaseline(); err != nil {
+		return err
+	}
 	return t.env.check()
 }
 
