@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -139,7 +140,7 @@ func (s *site) setUp(ctx context.Context, c Cluster, plan OverheadPlan) error {
 		return err
 	}
 	if plan.Plant > 0 {
-		if err := s.lab.apply(ctx, "overhead_plant.yaml", fixtures.Vars{"PLANT": plan.Plant.String()}); err != nil {
+		if err := s.lab.apply(ctx, "overhead_plant.yaml", fixtures.Vars{"PLANT": seconds(plan.Plant)}); err != nil {
 			return err
 		}
 	}
@@ -152,6 +153,9 @@ func (s *site) setUp(ctx context.Context, c Cluster, plan OverheadPlan) error {
 	}
 	return nil
 }
+
+// seconds writes a duration as protobuf's JSON does.
+func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', -1, 64) + "s" }
 
 // A measurement is under way.
 type measurement struct {
