@@ -249,8 +249,8 @@ func (a *Audit) envoys(ctx context.Context) (map[string]map[string]uint64, error
 			if err != nil {
 				return nil, err
 			}
-			for address, n := range sent {
-				sum[address] += n
+			for at, n := range sent {
+				sum[at.ip] += n
 			}
 		}
 		out[hop.Name] = sum

@@ -54,17 +54,17 @@ type Sample struct {
 	WorkingSet uint64        // bytes, of the container
 	Allocated  uint64        // bytes, by Envoy's own count
 	Physical   uint64        // bytes that Envoy's allocator holds
-	Requests   uint64        // that Envoy has sent to endpoints of Services
+	sent       map[endpoint]uint64
 }
 
 // A Cost is what a proxy used between two samples.
 type Cost struct {
 	Seconds      float64 `json:"seconds"` // between the kubelet's two samples
 	CPUSeconds   float64 `json:"cpuSeconds"`
-	WorkingSetMB float64 `json:"workingSetMB"`      // at the end, by the kubelet
-	AllocatedMB  float64 `json:"envoyAllocatedMB"`  // at the end, by Envoy itself
-	PhysicalMB   float64 `json:"envoyPhysicalMB"`   // at the end, by Envoy itself
-	Requests     uint64  `json:"requests,omitzero"` // by Envoy's own count, whoever sent them
+	WorkingSetMB float64 `json:"workingSetMB"`     // at the end, by the kubelet
+	AllocatedMB  float64 `json:"envoyAllocatedMB"` // at the end, by Envoy itself
+	PhysicalMB   float64 `json:"envoyPhysicalMB"`  // at the end, by Envoy itself
+	Requests     uint64  `json:"requests"`         // by Envoy's own count, to endpoints of Services, whoever asked
 }
 
 // Read waits until every kubelet has taken a sample that it had not when Read was called, so that all work that had ended by
@@ -97,12 +97,8 @@ func (c *Costs) Read(ctx context.Context) (Usage, error) {
 		if s.Allocated, s.Physical, err = envoyMemory(ctx, c.forwards, &p); err != nil {
 			return nil, err
 		}
-		sent, err := envoyRequests(ctx, c.forwards, &p, "outbound|", "inbound|")
-		if err != nil {
+		if s.sent, err = envoyRequests(ctx, c.forwards, &p, "outbound|", "inbound|"); err != nil {
 			return nil, err
-		}
-		for _, n := range sent {
-			s.Requests += n
 		}
 		usage[p.Name] = s
 	}
@@ -180,18 +176,30 @@ func (u Usage) Sub(before Usage) (map[string]Cost, error) {
 	out := map[string]Cost{}
 	for pod, now := range u {
 		then, ok := before[pod]
-		if !ok || now.CPU < then.CPU || now.Requests < then.Requests {
+		if !ok || now.CPU < then.CPU {
 			return nil, fmt.Errorf("the proxy of %s was started anew meanwhile", pod)
 		}
 		if !now.At.After(then.At) {
 			return nil, fmt.Errorf("both samples of %s are of %s", pod, now.At.Format(time.TimeOnly))
 		}
 		out[pod] = Cost{
-			Seconds: now.At.Sub(then.At).Seconds(), CPUSeconds: (now.CPU - then.CPU).Seconds(), Requests: now.Requests - then.Requests,
+			Seconds: now.At.Sub(then.At).Seconds(), CPUSeconds: (now.CPU - then.CPU).Seconds(), Requests: sentSince(now.sent, then.sent),
 			WorkingSetMB: float64(now.WorkingSet) / mb, AllocatedMB: float64(now.Allocated) / mb, PhysicalMB: float64(now.Physical) / mb,
 		}
 	}
 	return out, nil
+}
+
+// sentSince is how many requests were sent between two looks. Endpoints come and go, and their counters with them.
+func sentSince(now, then map[endpoint]uint64) uint64 {
+	total := uint64(0)
+	for at, n := range now {
+		if before := then[at]; before <= n {
+			n -= before
+		}
+		total += n
+	}
+	return total
 }
 
 // Beyond takes away what the proxy would have used without any load, at the rate of a cost that it had without.

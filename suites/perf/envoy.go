@@ -18,10 +18,12 @@ import (
 
 const adminPort = 15000 // Envoy's, on the pod's loopback
 
-// envoyRequests is how many requests an Envoy has sent to each address (host without port) in the clusters whose name begins
-// with one of the prefixes, since its start. It reads the endpoints' own counters, which every Istio keeps, whatever
-// statistics its proxies are told to leave out.
-func envoyRequests(ctx context.Context, forwards *forward.Forwards, pod *corev1.Pod, prefixes ...string) (map[string]uint64, error) {
+// An endpoint is where one of an Envoy's clusters sends to.
+type endpoint struct{ cluster, ip string }
+
+// envoyRequests is how many requests an Envoy has sent to each endpoint of the clusters whose name begins with one of the
+// prefixes, since it has known the endpoint. These counters are there whatever statistics Istio tells its proxies to leave out.
+func envoyRequests(ctx context.Context, forwards *forward.Forwards, pod *corev1.Pod, prefixes ...string) (map[endpoint]uint64, error) {
 	quoted := make([]string, len(prefixes))
 	for i, p := range prefixes {
 		quoted[i] = regexp.QuoteMeta(p)
@@ -39,7 +41,7 @@ func envoyRequests(ctx context.Context, forwards *forward.Forwards, pod *corev1.
 }
 
 // requestsOf reads a dump of clusters. An Envoy that does not know the filter gives all of them.
-func requestsOf(body []byte, prefixes []string) (map[string]uint64, error) {
+func requestsOf(body []byte, prefixes []string) (map[endpoint]uint64, error) {
 	var dump struct {
 		Statuses []struct {
 			Name  string `json:"name"`
@@ -59,7 +61,7 @@ func requestsOf(body []byte, prefixes []string) (map[string]uint64, error) {
 	if err := json.Unmarshal(body, &dump); err != nil {
 		return nil, err
 	}
-	out := map[string]uint64{}
+	out := map[endpoint]uint64{}
 	for _, c := range dump.Statuses {
 		if !hasPrefix(c.Name, prefixes) {
 			continue
@@ -67,7 +69,7 @@ func requestsOf(body []byte, prefixes []string) (map[string]uint64, error) {
 		for _, h := range c.Hosts {
 			for _, s := range h.Stats {
 				if s.Name == "rq_total" {
-					out[h.Address.Socket.Address] += s.Value
+					out[endpoint{c.Name, h.Address.Socket.Address}] += s.Value
 				}
 			}
 		}

@@ -101,7 +101,7 @@ func MeasureOverhead(ctx context.Context, c Cluster, plan OverheadPlan, say func
 			return report, fmt.Errorf("overhead: %w", err)
 		}
 	}
-	m := measurement{cluster: c, plan: plan, ways: ways, report: report, say: say}
+	m := measurement{cluster: c, plan: plan, ways: ways, backends: []corev1.Pod{s.pods["plain"], s.pods["mesh"]}, report: report, say: say}
 	if err := m.run(ctx); err != nil {
 		return report, fmt.Errorf("overhead: %w", err)
 	}
@@ -162,8 +162,10 @@ type measurement struct {
 	cluster Cluster
 	plan    OverheadPlan
 	ways    []way
-	report  *Overhead
-	say     func(string)
+	// backends are all: one that a load should not reach must not have a request of it in its book.
+	backends []corev1.Pod
+	report   *Overhead
+	say      func(string)
 }
 
 func (m *measurement) run(ctx context.Context) error {
@@ -250,7 +252,7 @@ func (m *measurement) idle(ctx context.Context, costs *Costs) (Usage, error) {
 
 // load carries out one load, again as long as the generator was the limit.
 func (m *measurement) load(ctx context.Context, block int, w *way) error {
-	audit, err := NewAudit(m.cluster.Config, []corev1.Pod{w.backend}, w.hops...)
+	audit, err := NewAudit(m.cluster.Config, m.backends, w.hops...)
 	if err != nil {
 		return err
 	}
