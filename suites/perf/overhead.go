@@ -197,14 +197,18 @@ func (m *measurement) run(ctx context.Context) error {
 	return nil
 }
 
-// order is that of the ways in a block: each way is in each place once in as many blocks as there are ways, and every other
-// block runs backwards, so that a way does not always follow the same one.
+// order is that of the ways in a block, by Williams: in as many blocks as there are ways each has each place once, and in twice
+// as many each follows each other one equally often.
 func order(n, block int) []int {
 	out := make([]int, n)
 	for i := range out {
-		out[i] = (i + block) % n
+		step := (n - i/2) % n // 0, 1, n-1, 2, n-2, …
+		if i%2 == 1 {
+			step = (i + 1) / 2
+		}
+		out[i] = (step + block) % n
 	}
-	if block%2 == 1 {
+	if block/n%2 == 1 {
 		slices.Reverse(out)
 	}
 	return out
