@@ -41,13 +41,16 @@ const (
 
 // Check names the field that is wrong.
 func (p OverheadPlan) Check() error {
+	for field, d := range map[string]time.Duration{"warmup": p.Warmup, "max-lag": p.MaxLag, "idle": p.Idle, "plant": p.Plant} {
+		if d < 0 {
+			return fmt.Errorf("%s: %s is negative", field, d)
+		}
+	}
 	switch {
 	case !(p.Rate > 0) || math.IsInf(p.Rate, 0):
 		return fmt.Errorf("rate: %v is not above 0", p.Rate)
 	case p.Duration <= 0:
 		return fmt.Errorf("duration: %s is not above 0", p.Duration)
-	case p.Warmup < 0 || p.MaxLag < 0 || p.Idle < 0 || p.Plant < 0:
-		return errors.New("warmup, max-lag, idle and plant: must not be negative")
 	case p.Blocks < 2:
 		return fmt.Errorf("blocks: %d, must be at least 2 to compare, and 6 for an interval", p.Blocks)
 	case p.Connections < 1:
