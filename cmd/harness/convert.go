@@ -42,7 +42,8 @@ func perfCluster(a *cluster.Access) (perf.Cluster, error) {
 	if err != nil {
 		return perf.Cluster{}, err
 	}
-	return perf.Cluster{Config: config, Image: a.Image, Run: newRunID(time.Now())}, nil
+	gateway := perf.Gateway{Namespace: a.Gateway.Namespace, Service: a.Gateway.Service, Selector: a.Gateway.Selector}
+	return perf.Cluster{Config: config, Image: a.Image, Run: newRunID(time.Now()), Gateway: gateway}, nil
 }
 
 // environmentOf adds what the cluster is to what is known of the program.

@@ -66,7 +66,8 @@ Exit codes: 0 all selected cases passed and at least one ran · 1 fail, blind or
 
 	root.AddCommand(
 		a.e2eCommand(), a.upCommand(), a.downCommand(), a.statusCommand(),
-		a.testCommand(), a.listCommand(), a.explainCommand(), a.coverageCommand(), a.reportCommand(), a.compareCommand(), a.loadCommand(), a.execCommand(),
+		a.testCommand(), a.listCommand(), a.explainCommand(), a.coverageCommand(), a.reportCommand(), a.compareCommand(), a.loadCommand(), a.overheadCommand(),
+		a.execCommand(),
 		a.imageCommand(), a.schemaCommand(), a.versionCommand(), a.echoCommand(), a.workCommand(), a.adapterCommand(),
 	)
 	return root

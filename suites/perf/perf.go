@@ -24,9 +24,17 @@ var manifests embed.FS
 
 // A Cluster is where a measurement takes place.
 type Cluster struct {
-	Config *rest.Config
-	Image  string // of the backends, present on every node or pullable
-	Run    string // id of the run, a valid label value
+	Config  *rest.Config
+	Image   string // of the backends, present on every node or pullable
+	Run     string // id of the run, a valid label value
+	Gateway Gateway
+}
+
+// Gateway is the ingress gateway's workload, as seen from inside the cluster.
+type Gateway struct {
+	Namespace string
+	Service   string            // "" where there is none
+	Selector  map[string]string // labels of its pods; "istio" is what a Gateway selects
 }
 
 // A Lab is a namespace of one measurement and what was applied in it.
