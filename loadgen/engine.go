@@ -97,8 +97,7 @@ func (r *run) attack(ctx context.Context) *Result {
 	clock := newClock()
 	defer clock.close()
 	before := readUsage()
-	t := newTally(r.schedule)
-	t.last = last
+	t := newTally(r.schedule, last)
 	sent := 0
 	for hit := range attacker.Attack(placeholder, &pacer{ctx: ctx, schedule: r.schedule, clock: clock, last: last}, 0, "") {
 		ticket := r.ticket(hit.Code)
@@ -192,13 +191,13 @@ type tally struct {
 	schedule schedule
 	result   *Result
 	seconds  map[int]*Second
-	newest   *Second // the second counted last
-	last     time.Time
+	newest   *Second   // the second counted last
+	last     time.Time // a request that has its connection after it is late
 	codes    [600]uint64
 }
 
-func newTally(s schedule) *tally {
-	return &tally{schedule: s, result: newResult(), seconds: map[int]*Second{}, newest: &Second{At: math.MinInt}}
+func newTally(s schedule, last time.Time) *tally {
+	return &tally{schedule: s, last: last, result: newResult(), seconds: map[int]*Second{}, newest: &Second{At: math.MinInt}}
 }
 
 func (t *tally) second(at int) *Second {
@@ -270,7 +269,8 @@ func (t *tally) unsent(k int, end time.Time) {
 	t.second(t.schedule.second(k, due)).unsent(end.Sub(due))
 }
 
-func (t *tally) finish(end time.Time, before usage, p Plan) *Result {
+// total is the counts and the times, and nothing of when and how they were made.
+func (t *tally) total() *Result {
 	r := t.result
 	for _, at := range slices.Sorted(maps.Keys(t.seconds)) {
 		s := t.seconds[at]
@@ -284,6 +284,11 @@ func (t *tally) finish(end time.Time, before usage, p Plan) *Result {
 			r.Codes[strconv.Itoa(code)] = n
 		}
 	}
+	return r
+}
+
+func (t *tally) finish(end time.Time, before usage, p Plan) *Result {
+	r := t.total()
 	r.Closed = t.schedule.closed
 	r.Start, r.End = t.schedule.start.Add(t.schedule.warmup), end
 	after := readUsage()

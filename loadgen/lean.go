@@ -21,14 +21,13 @@ type lean struct {
 	*http1
 	out   []byte
 	names map[string]string // those of pods and versions, so that each is one string
-	ctx   context.Context   //nolint:containedctx // of the run: one watch of it per connection, not one per request
-	stop  func() bool
+	stop  func() bool       // ends the one watch of the run's ctx that the connection has, instead of one for each request
 }
 
 func newLean(ctx context.Context, nc net.Conn) *lean {
-	// The deadline of the request under way is moved when the run ends: see exchange.
+	// The deadline of the request under way is moved when the run, which ctx is of, ends: see exchange.
 	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
-	return &lean{http1: newHTTP1(nc), names: map[string]string{}, ctx: ctx, stop: stop}
+	return &lean{http1: newHTTP1(nc), names: map[string]string{}, stop: stop}
 }
 
 func (l *lean) close() {
@@ -47,6 +46,7 @@ func (t *target) prepare() error {
 	return nil
 }
 
+// exchange goes by the call's deadline; ctx is the run's.
 func (l *lean) exchange(ctx context.Context, c call, x *Exchange) error {
 	if c.id != "" && c.header["X-Harness-Id"] != nil || len(c.Body) > l.w.Size() {
 		_ = l.conn.SetDeadline(time.Time{})
@@ -55,9 +55,9 @@ func (l *lean) exchange(ctx context.Context, c call, x *Exchange) error {
 		return l.http1.exchange(ctx, c, x)
 	}
 	_ = l.conn.SetDeadline(c.deadline)
-	if l.ctx.Err() != nil { // else it ends later, and the deadline is moved after it was set here
+	if ctx.Err() != nil { // else it ends later, and the deadline is moved after it was set here
 		l.close()
-		return context.Cause(l.ctx)
+		return context.Cause(ctx)
 	}
 	l.out = append(l.out[:0], c.head...)
 	if c.id != "" {

@@ -168,7 +168,7 @@ func (p Plan) run(ctx context.Context) (*Result, error) {
 		// A time from JSON has no monotonic reading; a clock step during the run would otherwise move the schedule.
 		start = time.Now().Add(time.Until(start))
 	}
-	pool.plan = ctx
+	pool.counts = true
 	r := &run{plan: p, schedule: p.schedule(start), pool: pool}
 	if p.Closed && pool.policy != Fresh {
 		r.free = make(chan int, pool.connections)

@@ -90,8 +90,7 @@ type pool struct {
 	keep        int
 	slots       []slot
 	opened      atomic.Int64
-	// plan is the run's ctx when answers are counted and not kept; else nil.
-	plan context.Context //nolint:containedctx // it outlives the requests
+	counts      bool // answers are counted and not kept: lean may speak HTTP/1.1
 }
 
 // A slot is held by who looks up, opens or closes a connection of it, and as long as an exclusive one is in use.
@@ -231,8 +230,8 @@ func (p *pool) once(ctx context.Context, c call, x *Exchange) error {
 	return conn.use(ctx, c, x)
 }
 
-func (p *pool) dial(ctx context.Context, t call) (*conn, error) {
-	ctx, cancel := context.WithDeadline(ctx, t.deadline)
+func (p *pool) dial(run context.Context, t call) (*conn, error) {
+	ctx, cancel := context.WithDeadline(run, t.deadline)
 	defer cancel()
 	d := net.Dialer{LocalAddr: t.local}
 	nc, err := d.DialContext(ctx, t.network, t.address)
@@ -249,8 +248,8 @@ func (p *pool) dial(ctx context.Context, t call) (*conn, error) {
 		state := tc.ConnectionState()
 		c.tls, nc = &state, tc
 	}
-	if t.Protocol == HTTP1 && t.tls == nil && p.plan != nil {
-		c.wire = newLean(p.plan, nc)
+	if t.Protocol == HTTP1 && t.tls == nil && p.counts {
+		c.wire = newLean(run, nc)
 		return c, nil
 	}
 	if c.wire, err = t.open(nc, c.tls); err != nil {

@@ -6,7 +6,6 @@ package loadgen
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -108,21 +107,11 @@ func (p Plan) planned() uint64 {
 // lost is the result of a worker of which nothing is known: none of its requests counts as sent. How long they waited is not
 // known either, so that they are in no histogram.
 func (p Plan) lost() *Result {
-	schedule, r, seconds := p.schedule(time.Time{}), newResult(), map[int]*Second{}
-	for k := range schedule.total {
-		at := schedule.second(k, schedule.at(k))
-		if seconds[at] == nil {
-			seconds[at] = &Second{At: at, Slice: newSlice()}
-		}
-		seconds[at].unsent(0)
-		if k >= schedule.warm {
-			r.unsent(0)
-		}
+	t := newTally(p.schedule(time.Time{}), time.Time{})
+	for k := range t.schedule.total {
+		t.unsent(k, t.schedule.at(k))
 	}
-	for _, at := range slices.Sorted(maps.Keys(seconds)) {
-		r.Seconds = append(r.Seconds, *seconds[at])
-	}
-	return r
+	return t.total()
 }
 
 // MergeShares makes one result of the shares of p.Split(len(shares)), in its order. It is INVALID, and says which worker is

@@ -89,7 +89,7 @@ func standings(r Run) map[string]*standing {
 func Compare(old, new Run, selected func(name string) bool) Comparison {
 	c := Comparison{Old: refOf(old), New: refOf(new)}
 	before, after := standings(old), standings(new)
-	for _, name := range sorted(before) {
+	for _, name := range sortedKeys(before) {
 		was, is := before[name], after[name]
 		switch {
 		case !selected(name):
@@ -103,7 +103,7 @@ func Compare(old, new Run, selected func(name string) bool) Comparison {
 			c.Cases++
 		}
 		c.outcome(name, was, is)
-		for _, k := range sorted(was.controls) {
+		for _, k := range sortedKeys(was.controls) {
 			now, there := is.controls[k]
 			switch {
 			case was.controls[k] != Caught || is.Outcome != Pass: // a case that did not pass has said so, and its controls may not have run
@@ -115,7 +115,7 @@ func Compare(old, new Run, selected func(name string) bool) Comparison {
 		}
 		c.loads(name, was.Case, is.Case)
 	}
-	for _, name := range sorted(after) {
+	for _, name := range sortedKeys(after) {
 		if before[name] == nil {
 			c.Better = append(c.Better, Change{Kind: Added, What: name, New: after[name].Outcome})
 		}
@@ -193,15 +193,6 @@ func (c *Comparison) environment(old, new Environment) {
 			c.Changed = append(c.Changed, Change{Kind: "environment", What: f.what, Old: f.old, New: f.new})
 		}
 	}
-}
-
-func sorted[V any](m map[string]V) []string {
-	names := make([]string, 0, len(m))
-	for name := range m {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
 }
 
 // Lines are the regressions, one line each.

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	watchtools "k8s.io/client-go/tools/watch"
 
+	"harness.example/harness/fixtures"
 	"harness.example/harness/internal/stats"
 )
 
@@ -179,7 +180,7 @@ func checkRecreate(ctx context.Context, e *Env) error {
 	e.Figure("from change to rolled out", time.Since(start).Seconds(), "s")
 	err = e.Until(ctx, "the watch has seen the new pods ready", func(context.Context) (bool, error) {
 		now := pods.now()
-		return len(now) == len(after) && !slices.ContainsFunc(now, func(p corev1.Pod) bool { return !podReady(&p) || echoVersion(p.Spec) != to }), nil
+		return len(now) == len(after) && !slices.ContainsFunc(now, func(p corev1.Pod) bool { return !fixtures.PodReady(&p) || echoVersion(p.Spec) != to }), nil
 	})
 	if err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	"harness.example/harness/fixtures"
 	"harness.example/harness/internal/stats"
 	"harness.example/harness/loadgen"
 )
@@ -299,6 +300,6 @@ func addStranger(ctx context.Context, e *Env) error {
 	})
 	return e.Until(ctx, "pod "+p.Name+" is ready", func(ctx context.Context) (bool, error) {
 		now, err := api.Get(ctx, p.Name, metav1.GetOptions{})
-		return err == nil && podReady(now), err
+		return err == nil && fixtures.PodReady(now), err
 	})
 }

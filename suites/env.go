@@ -16,7 +16,6 @@ import (
 
 	istio "istio.io/client-go/pkg/clientset/versioned"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -211,12 +210,12 @@ func (e *Env) client(ctx context.Context, selector, node string) (loadgen.Runner
 	if err := e.clients(ctx); err != nil {
 		return nil, err
 	}
-	pods, err := e.Kube.CoreV1().Pods(e.pool).List(ctx, metav1.ListOptions{LabelSelector: "app=client," + selector})
+	pods, err := fixtures.ReadyPods(ctx, e.Kube, e.pool, "app=client,"+selector)
 	if err != nil {
 		return nil, fmt.Errorf("find client pod: %w", err)
 	}
-	for _, p := range pods.Items {
-		if podReady(&p) && (node == "" || p.Spec.NodeName == node) {
+	for _, p := range pods {
+		if node == "" || p.Spec.NodeName == node {
 			return loadgen.Pod{Config: e.Config, Namespace: p.Namespace, Name: p.Name, Container: "client"}, nil
 		}
 	}
@@ -287,29 +286,7 @@ func (e *Env) Prefix() string {
 
 // Pods lists the case namespace's pods that are ready and not on their way out.
 func (e *Env) Pods(ctx context.Context, selector string) ([]corev1.Pod, error) {
-	list, err := e.Kube.CoreV1().Pods(e.Namespace()).List(ctx, metav1.ListOptions{LabelSelector: selector})
-	if err != nil {
-		return nil, fmt.Errorf("list pods %q: %w", selector, err)
-	}
-	var out []corev1.Pod
-	for _, p := range list.Items {
-		if podReady(&p) {
-			out = append(out, p)
-		}
-	}
-	return out, nil
-}
-
-func podReady(p *corev1.Pod) bool {
-	if p.DeletionTimestamp != nil {
-		return false
-	}
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
+	return fixtures.ReadyPods(ctx, e.Kube, e.Namespace(), selector)
 }
 
 func podNames(pods []corev1.Pod) []string {
@@ -359,32 +336,7 @@ func (e *Env) Seen(ctx context.Context, pods []corev1.Pod, prefix string) (map[s
 // pollEvery is how often a wait looks again. It bounds how late a wait notices, never what is judged.
 const pollEvery = 100 * time.Millisecond
 
-// Until waits for a condition, trying at least once, and returns the last error or the fact that it stayed false when ctx
-// ends. An error of the condition means "not yet".
+// Until waits for a condition, at least once; see [fixtures.Until].
 func (e *Env) Until(ctx context.Context, what string, cond func(context.Context) (bool, error)) error {
-	return until(ctx, what, cond)
-}
-
-func until(ctx context.Context, what string, cond func(context.Context) (bool, error)) error {
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	var last error
-	for {
-		done, err := cond(ctx)
-		if done && err == nil {
-			return nil
-		}
-		// The error that the end of ctx itself causes would hide why the condition was not met.
-		if err != nil && ctx.Err() == nil || last == nil {
-			last = err
-		}
-		select {
-		case <-ctx.Done():
-			if last != nil {
-				return fmt.Errorf("wait until %s: %w (last: %w)", what, context.Cause(ctx), last)
-			}
-			return fmt.Errorf("wait until %s: %w", what, context.Cause(ctx))
-		case <-tick.C:
-		}
-	}
+	return fixtures.Until(ctx, pollEvery, what, cond)
 }

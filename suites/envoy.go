@@ -20,6 +20,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"harness.example/harness/suites/envoy"
 )
 
 // picture is what a proxy must show before a case may be judged.
@@ -57,7 +59,7 @@ func (l *live) serves(ctx context.Context, p corev1.Pod, want picture) error {
 		if !ask.needs {
 			continue
 		}
-		body, err := l.forwards.Get(ctx, &p, adminPort, ask.path)
+		body, err := l.forwards.Get(ctx, &p, envoy.AdminPort, ask.path)
 		if err != nil {
 			return err
 		}
@@ -154,28 +156,13 @@ func showsCertificates(secrets []byte, want picture) error {
 // those addresses, a subset's and that of a Service whose internal traffic stays on its node some of them, and what is
 // routed to is there at all.
 func showsClusters(clusters []byte, want picture, gateway bool) error {
-	var dump struct {
-		Statuses []struct {
-			Name  string `json:"name"`
-			Hosts []struct {
-				Address struct {
-					Socket struct {
-						Address string `json:"address"`
-						Port    int    `json:"port_value"`
-					} `json:"socket_address"`
-				} `json:"address"`
-				Health struct {
-					EDS string `json:"eds_health_status"`
-				} `json:"health_status"`
-			} `json:"host_statuses"`
-		} `json:"cluster_statuses"`
-	}
-	if err := json.Unmarshal(clusters, &dump); err != nil {
-		return fmt.Errorf("the proxy's clusters: %w", err)
+	all, err := envoy.Clusters(clusters)
+	if err != nil {
+		return err
 	}
 	present := map[destination]bool{}
-	for _, c := range dump.Statuses {
-		parts := strings.Split(c.Name, "|") // outbound|80|subset|name.namespace.svc.cluster.local
+	for _, c := range all {
+		parts := strings.Split(c.Name, "|")
 		if len(parts) != 4 || parts[0] != "outbound" {
 			continue
 		}
@@ -199,9 +186,9 @@ func showsClusters(clusters []byte, want picture, gateway bool) error {
 			}
 			addresses[s.Address] = true
 		}
-		have, all := slices.Sorted(maps.Keys(addresses)), addressesOf(expected)
-		if parts[2] == "" && !want.local[service] && !slices.Equal(have, all) {
-			return fmt.Errorf("cluster %s has endpoints %v, want %v", c.Name, have, all)
+		have, should := slices.Sorted(maps.Keys(addresses)), addressesOf(expected)
+		if parts[2] == "" && !want.local[service] && !slices.Equal(have, should) {
+			return fmt.Errorf("cluster %s has endpoints %v, want %v", c.Name, have, should)
 		}
 	}
 	for _, d := range want.routed {

@@ -4,14 +4,12 @@
 package suites
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
-	"errors"
 	"math/big"
 	"reflect"
 	"strings"
@@ -211,31 +209,6 @@ func TestEvidenceHidesSecrets(t *testing.T) {
 	text := string(documents(manifest(t, "kind: Secret\nmetadata: {name: s}\ndata: {tls.key: aGlkZGVu}\nstringData: {more: hidden}")))
 	if strings.Contains(text, "aGlkZGVu") || strings.Contains(text, "hidden") || !strings.Contains(text, "redacted") {
 		t.Errorf("got %s", text)
-	}
-}
-
-func TestUntil(t *testing.T) {
-	tries := 0
-	if err := until(t.Context(), "third time", func(context.Context) (bool, error) { tries++; return tries == 3, nil }); err != nil || tries != 3 {
-		t.Errorf("%v after %d tries", err, tries)
-	}
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
-	tries = 0
-	err := until(ended, "it rains", func(context.Context) (bool, error) { tries++; return false, errors.New("sunny") })
-	if tries != 1 || !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "wait until it rains") {
-		t.Errorf("%v after %d tries, want one try although ctx has ended", err, tries)
-	}
-	ctx, stop := context.WithCancelCause(t.Context())
-	err = until(ctx, "it rains", func(ctx context.Context) (bool, error) {
-		if tries++; tries == 3 {
-			stop(errors.New("night fell"))
-			return false, ctx.Err()
-		}
-		return false, errors.New("sunny")
-	})
-	if err == nil || !strings.Contains(err.Error(), "night fell") || !strings.Contains(err.Error(), "sunny") {
-		t.Errorf("got %v, want the cause and the last error that was not the end itself", err)
 	}
 }
 

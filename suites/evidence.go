@@ -15,6 +15,9 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
+
+	"harness.example/harness/fixtures"
+	"harness.example/harness/suites/envoy"
 )
 
 // collect gathers what an engineer would look up, before the clean-up removes it. What cannot be had is said in its
@@ -51,9 +54,9 @@ func (l *live) collect(ctx context.Context, e *Env) []Evidence {
 		add("envoy/proxies", nil, err)
 	}
 	for _, p := range proxies {
-		routes, err := l.forwards.Get(ctx, &p, adminPort, "/config_dump?resource=dynamic_route_configs")
+		routes, err := l.forwards.Get(ctx, &p, envoy.AdminPort, "/config_dump?resource=dynamic_route_configs")
 		add("envoy/"+p.Name+"-routes.json", virtualHosts(routes, e.Name()), err)
-		clusters, err := l.forwards.Get(ctx, &p, adminPort, "/clusters")
+		clusters, err := l.forwards.Get(ctx, &p, envoy.AdminPort, "/clusters")
 		add("envoy/"+p.Name+"-clusters.txt", linesWith(clusters, e.Name(), e.Namespace()+".svc"), err)
 		logs, err := l.logs(ctx, &p, "istio-proxy", 2000)
 		add("logs/"+p.Name+".txt", linesWith(logs, e.Vars["HOST"], e.Name()), err)
@@ -78,7 +81,7 @@ func (l *live) collect(ctx context.Context, e *Env) []Evidence {
 		}
 		var text strings.Builder
 		for _, p := range pods.Items {
-			fmt.Fprintf(&text, "%s on %s: %s, ready %t, address %s\n", p.Name, p.Spec.NodeName, p.Status.Phase, podReady(&p), p.Status.PodIP)
+			fmt.Fprintf(&text, "%s on %s: %s, ready %t, address %s\n", p.Name, p.Spec.NodeName, p.Status.Phase, fixtures.PodReady(&p), p.Status.PodIP)
 			logs, err := l.logs(ctx, &p, p.Spec.Containers[0].Name, 100)
 			add("logs/"+p.Name+".txt", logs, err)
 		}

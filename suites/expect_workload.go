@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	watchtools "k8s.io/client-go/tools/watch"
 
+	"harness.example/harness/fixtures"
 	"harness.example/harness/loadgen"
 )
 
@@ -217,7 +218,7 @@ func (l *ledger) count() {
 			continue
 		}
 		active++
-		if podReady(&p) {
+		if fixtures.PodReady(&p) {
 			ready++
 		}
 	}

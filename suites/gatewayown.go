@@ -10,6 +10,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"harness.example/harness/fixtures"
 )
 
 // OwnGateway as a Gateway's Service asks for an ingress gateway that the run makes for itself, in its own namespace.
@@ -56,7 +58,7 @@ func (r *runner) makeGateway(ctx context.Context) error {
 	r.target.Gateway = gateway
 	limited, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	return until(limited, "the run's own gateway answers", func(ctx context.Context) (bool, error) {
+	return fixtures.Until(limited, pollEvery, "the run's own gateway answers", func(ctx context.Context) (bool, error) {
 		return true, connects(ctx, gateway.Host, gateway.Ports["http"])
 	})
 }

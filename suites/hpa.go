@@ -19,6 +19,7 @@ import (
 	watchtools "k8s.io/client-go/tools/watch"
 	"k8s.io/utils/ptr"
 
+	"harness.example/harness/fixtures"
 	"harness.example/harness/internal/stats"
 	"harness.example/harness/loadgen"
 )
@@ -314,7 +315,7 @@ func limited(h *autoscalingv2.HorizontalPodAutoscaler) bool {
 func (s *scaling) readyNow() int {
 	n := 0
 	for _, p := range s.pods.now() {
-		if podReady(&p) {
+		if fixtures.PodReady(&p) {
 			n++
 		}
 	}

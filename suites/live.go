@@ -27,6 +27,7 @@ import (
 
 	"harness.example/harness/fixtures"
 	"harness.example/harness/loadgen"
+	"harness.example/harness/suites/envoy"
 	"harness.example/harness/suites/forward"
 )
 
@@ -42,8 +43,7 @@ type live struct {
 }
 
 const (
-	adminPort  = 15000 // Envoy's, on the pod's loopback
-	istiodPort = 8080  // istiod's debug endpoints, which trust the pod's loopback
+	istiodPort = 8080 // istiod's debug endpoints, which trust the pod's loopback
 	liveName   = "harness-live"
 
 	// unreadable is how long istiod's store may refuse to be read before a proof does without: on a cluster that is not
@@ -58,7 +58,7 @@ func newLive(r *runner) *live { return &live{r: r, forwards: forward.New(r.confi
 
 // admin asks a proxy's admin port.
 func (l *live) admin(ctx context.Context, p *corev1.Pod, path string) ([]byte, error) {
-	return l.forwards.Get(ctx, p, adminPort, path)
+	return l.forwards.Get(ctx, p, envoy.AdminPort, path)
 }
 
 // atLoopback asks the loopback of a pod for a host and returns the status.
@@ -98,7 +98,7 @@ func (l *live) prove(ctx context.Context, e *Env) error {
 		name: e.Name(), token: random(8), gone: deleted(e), routed: routed(e.Objects), local: nodeLocal(e.Objects),
 		certificates: certificates(e.Objects, l.r.target.Gateway.Namespace),
 	}
-	err := until(ctx, "the Services' endpoints are their ready pods", func(ctx context.Context) (bool, error) {
+	err := fixtures.Until(ctx, pollEvery, "the Services' endpoints are their ready pods", func(ctx context.Context) (bool, error) {
 		var err error
 		want.services, err = l.endpoints(ctx, e)
 		return true, err
@@ -120,7 +120,7 @@ func (l *live) prove(ctx context.Context, e *Env) error {
 	for _, p := range proxies {
 		group.Go(func() error {
 			want := want
-			return until(groupCtx, "proxy "+p.Name+" serves the configuration", func(ctx context.Context) (bool, error) {
+			return fixtures.Until(groupCtx, pollEvery, "proxy "+p.Name+" serves the configuration", func(ctx context.Context) (bool, error) {
 				err := l.serves(ctx, p, want)
 				if err == nil || l.gone(ctx, p) {
 					return true, nil
@@ -156,7 +156,7 @@ func announced(ctx context.Context, objs []*unstructured.Unstructured) error {
 		ip, _, _ := unstructured.NestedString(at, "ip")
 		port, _, _ := unstructured.NestedInt64(first, "port")
 		limited, cancel := context.WithTimeout(ctx, silence)
-		_ = until(limited, "the address answers", func(ctx context.Context) (bool, error) {
+		_ = fixtures.Until(limited, pollEvery, "the address answers", func(ctx context.Context) (bool, error) {
 			err := connects(ctx, ip, int(port))
 			return err == nil || errors.Is(err, syscall.ECONNREFUSED), nil
 		})
@@ -241,7 +241,7 @@ func (l *live) stored(ctx context.Context, e *Env) error {
 		return nil
 	}
 	start, read := time.Now(), false
-	return until(ctx, "istiod holds the applied objects", func(ctx context.Context) (bool, error) {
+	return fixtures.Until(ctx, pollEvery, "istiod holds the applied objects", func(ctx context.Context) (bool, error) {
 		for _, p := range pods.Items {
 			body, err := l.forwards.Get(ctx, &p, istiodPort, "/debug/configz")
 			if err != nil && !read && time.Since(start) > unreadable {
@@ -300,11 +300,11 @@ func (e *Env) addLeftover(o *unstructured.Unstructured) {
 // proxies are all Envoys on the case's path.
 func (l *live) proxies(ctx context.Context, e *Env) ([]corev1.Pod, error) {
 	list := func(namespace, selector string) ([]corev1.Pod, error) {
-		pods, err := l.r.kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
+		pods, err := fixtures.ReadyPods(ctx, l.r.kube, namespace, selector)
 		if err != nil {
 			return nil, fmt.Errorf("find proxies: %w", err)
 		}
-		return slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool { return !podReady(&p) || !hasProxy(&p) }), nil
+		return slices.DeleteFunc(pods, func(p corev1.Pod) bool { return !hasProxy(&p) }), nil
 	}
 	found, err := list(l.r.target.Gateway.Namespace, labels.SelectorFromSet(l.r.target.Gateway.Selector).String())
 	if err != nil {
@@ -365,7 +365,7 @@ func (l *live) complete(ctx context.Context, namespace, name string, selector ma
 	var want []string
 	for _, p := range pods.Items {
 		ended := p.Status.PodIP == "" || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded
-		if podReady(&p) || unready && !ended {
+		if fixtures.PodReady(&p) || unready && !ended {
 			want = append(want, p.Status.PodIP)
 		}
 	}
@@ -421,7 +421,7 @@ func (l *live) kubeProxy(ctx context.Context, e *Env, token string) error {
 		if l.r.target.Missing(NodeAccess) != "" {
 			reach = func(ctx context.Context) error { return inside(ctx, e, node.Name, "http://"+ip+"/") }
 		}
-		if err := until(ctx, "kube-proxy on node "+node.Name+" serves the newest Service", func(ctx context.Context) (bool, error) {
+		if err := fixtures.Until(ctx, pollEvery, "kube-proxy on node "+node.Name+" serves the newest Service", func(ctx context.Context) (bool, error) {
 			return true, reach(ctx)
 		}); err != nil {
 			return err

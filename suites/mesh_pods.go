@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"harness.example/harness/fixtures"
 	"harness.example/harness/loadgen"
 )
 
@@ -152,7 +153,7 @@ func checkProbeRewrite(ctx context.Context, e *Env) error {
 			return false, err
 		}
 		for _, p := range list.Items {
-			if podReady(&p) {
+			if fixtures.PodReady(&p) {
 				ready = p
 				return true, nil
 			}

@@ -5,7 +5,6 @@ package suites
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -13,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"harness.example/harness/loadgen"
+	"harness.example/harness/suites/envoy"
 )
 
 const (
@@ -125,35 +125,16 @@ func (e *Env) envoyBook(ctx context.Context, gateways ...corev1.Pod) (map[string
 		if err != nil {
 			return nil, fmt.Errorf("read the clusters of %s: %w", p.Name, err)
 		}
-		var dump struct {
-			Statuses []struct {
-				Name  string `json:"name"`
-				Hosts []struct {
-					Address struct {
-						Socket struct {
-							Address string `json:"address"`
-						} `json:"socket_address"`
-					} `json:"address"`
-					Stats []struct {
-						Name  string `json:"name"`
-						Value int    `json:"value,string"`
-					} `json:"stats"`
-				} `json:"host_statuses"`
-			} `json:"cluster_statuses"`
+		clusters, err := envoy.Clusters(body)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", p.Name, err)
 		}
-		if err := json.Unmarshal(body, &dump); err != nil {
-			return nil, fmt.Errorf("the clusters of %s: %w", p.Name, err)
-		}
-		for _, c := range dump.Statuses {
+		for _, c := range clusters {
 			if !strings.Contains(c.Name, "|"+e.Name()+"."+e.Namespace()+".svc.") {
 				continue
 			}
 			for _, h := range c.Hosts {
-				for _, s := range h.Stats {
-					if s.Name == "rq_total" {
-						out[h.Address.Socket.Address] += s.Value
-					}
-				}
+				out[h.Address.Socket.Address] += int(h.Requests()) //nolint:gosec // a count of requests
 			}
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	"harness.example/harness/fixtures"
 	"harness.example/harness/loadgen"
 )
 
@@ -98,7 +99,7 @@ func checkNodeDrains(ctx context.Context, e *Env) error {
 			if p.Spec.NodeName == drained {
 				return false, fmt.Errorf("pod %s is still on node %s", p.Name, drained)
 			}
-			if podReady(&p) {
+			if fixtures.PodReady(&p) {
 				after = append(after, p)
 			} else if c := condition(&p, corev1.PodScheduled); c != nil && c.Reason == corev1.PodReasonUnschedulable {
 				return false, mismatch("the evicted pods are ready elsewhere", "pod %s: %s", p.Name, c.Message)
@@ -212,17 +213,7 @@ func checkGatewayRestarts(ctx context.Context, e *Env) error {
 
 // gatewayPods are the ready pods of the gateway.
 func (e *Env) gatewayPods(ctx context.Context) ([]corev1.Pod, error) {
-	list, err := e.Kube.CoreV1().Pods(e.Target.Gateway.Namespace).List(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(e.Target.Gateway.Selector).String()})
-	if err != nil {
-		return nil, fmt.Errorf("list the gateway's pods: %w", err)
-	}
-	var out []corev1.Pod
-	for _, p := range list.Items {
-		if podReady(&p) {
-			out = append(out, p)
-		}
-	}
-	return out, nil
+	return fixtures.ReadyPods(ctx, e.Kube, e.Target.Gateway.Namespace, labels.SelectorFromSet(e.Target.Gateway.Selector).String())
 }
 
 // gatewaysAre waits for so many gateway pods that serve the case's configuration.

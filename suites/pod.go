@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"harness.example/harness/fixtures"
 	"harness.example/harness/internal/stats"
 	"harness.example/harness/loadgen"
 )
@@ -93,7 +94,7 @@ func (e *Env) turns(ctx context.Context, name string, ready bool) error {
 		if err != nil {
 			return false, err
 		}
-		if podReady(p) != ready {
+		if fixtures.PodReady(p) != ready {
 			return false, fmt.Errorf("its condition Ready is %s", readyStatus(p))
 		}
 		return true, nil

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"harness.example/harness/fixtures"
 	"harness.example/harness/internal/stats"
 )
 
@@ -143,7 +144,7 @@ func checkTopologySpread(ctx context.Context, e *Env) error {
 			switch {
 			case !metav1.IsControlledBy(&p, rs):
 				return false, fmt.Errorf("pod %s is still there", p.Name)
-			case podReady(&p):
+			case fixtures.PodReady(&p):
 				ready = append(ready, p.Name)
 			case slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
 				return c.Type == corev1.PodScheduled && c.Reason == corev1.PodReasonUnschedulable

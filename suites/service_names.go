@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"harness.example/harness/fixtures"
 	"harness.example/harness/internal/stats"
 	"harness.example/harness/loadgen"
 )
@@ -91,11 +92,10 @@ func serviceNames() []Case {
 
 // dnsServers are the cluster's.
 func (e *Env) dnsServers(ctx context.Context) ([]corev1.Pod, error) {
-	list, err := e.Kube.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"})
+	ready, err := fixtures.ReadyPods(ctx, e.Kube, metav1.NamespaceSystem, "k8s-app=kube-dns")
 	if err != nil {
 		return nil, fmt.Errorf("find the DNS servers: %w", err)
 	}
-	ready := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return !podReady(&p) })
 	if len(ready) == 0 {
 		return nil, errors.New("no pod k8s-app=kube-dns is ready in namespace " + metav1.NamespaceSystem)
 	}
@@ -277,8 +277,8 @@ func (e *Env) oneUnready(ctx context.Context) (both []corev1.Pod, err error) {
 		if _, err := e.Control(ctx, "POST", both[0].Name, "/control", url.Values{"ready": {"false"}}); err != nil {
 			return false, err
 		}
-		if podReady(&both[0]) || !podReady(&both[1]) {
-			return false, fmt.Errorf("they are ready: %t, %t", podReady(&both[0]), podReady(&both[1]))
+		if fixtures.PodReady(&both[0]) || !fixtures.PodReady(&both[1]) {
+			return false, fmt.Errorf("they are ready: %t, %t", fixtures.PodReady(&both[0]), fixtures.PodReady(&both[1]))
 		}
 		return true, nil
 	})

@@ -49,16 +49,16 @@ func (a *app) findCapacity(ctx context.Context, l *loadFlags, runner loadgen.Run
 		out, err := runner.Do(ctx, loadgen.Job{Plan: &plan})
 		return out.Result, err
 	}
-	ceiling, err := do(ctx, loadgen.Plan{Null: true, Closed: true, Duration: ceilingDuration, Connections: l.plan.Connections})
-	if err != nil {
-		return fmt.Errorf("measure the generator: %w", err)
-	}
 	search := loadgen.Search{From: l.plan.Rate, Max: l.capacity.max, SLO: *l.plan.SLO}
 	// Only HTTP/1.1 in plain text is what that server speaks.
 	if l.protocol == string(loadgen.HTTP1) {
+		ceiling, err := do(ctx, loadgen.Plan{Null: true, Closed: true, Duration: ceilingDuration, Connections: l.plan.Connections})
+		if err != nil {
+			return fmt.Errorf("measure the generator: %w", err)
+		}
 		search.Ceiling = float64(ceiling.OK) / ceilingDuration.Seconds()
+		p.line(" • the generator's own limit is %.0f requests/s", search.Ceiling)
 	}
-	p.line(" • the generator's own limit is %.0f requests/s", float64(ceiling.OK)/ceilingDuration.Seconds())
 	plan := l.plan
 	plan.SLO = nil
 	found, err := search.Run(ctx, func(ctx context.Context, rate float64) (*loadgen.Result, error) {

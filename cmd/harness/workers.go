@@ -5,7 +5,6 @@ package main
 
 import (
 	"fmt"
-	"text/tabwriter"
 	"time"
 
 	"harness.example/harness/cluster"
@@ -43,7 +42,7 @@ func (a *app) printWorkers(r *loadgen.Result) {
 	if len(r.Workers) == 0 {
 		return
 	}
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	w := newTable(a.stdout)
 	fmt.Fprintln(w, "  worker\tplanned\tsent\tok\tlag p99\tclock\tverdict\tpod\tnode")
 	for _, k := range r.Workers {
 		clock := fmt.Sprintf("%+.1fms ±%.1f", float64(k.Clock)/float64(time.Millisecond), float64(k.ClockError)/float64(time.Millisecond))

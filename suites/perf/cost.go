@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"harness.example/harness/fixtures"
 	"harness.example/harness/suites/forward"
 )
 
@@ -217,26 +218,13 @@ func perThousand(costs ...Cost) float64 {
 	return cpu * 1e6 / float64(requests)
 }
 
+// pollEvery is how often a wait looks again. Each look costs the proxies something that is then in what they are said to have used.
 const pollEvery = 250 * time.Millisecond
 
-// waitFor tries until there is no error, at least once; when ctx ends, the last error is told.
+// waitFor tries until there is no error.
 func waitFor(ctx context.Context, what string, try func(context.Context) error) error {
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	var last error
-	for {
+	return fixtures.Until(ctx, pollEvery, what, func(ctx context.Context) (bool, error) {
 		err := try(ctx)
-		if err == nil {
-			return nil
-		}
-		// The error that the end of ctx itself causes would hide why it took so long.
-		if ctx.Err() == nil || last == nil {
-			last = err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait until %s: %w (last: %w)", what, context.Cause(ctx), last)
-		case <-tick.C:
-		}
-	}
+		return err == nil, err
+	})
 }

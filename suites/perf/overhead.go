@@ -13,7 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"harness.example/harness/fixtures"
@@ -147,7 +147,7 @@ func (s *site) setUp(ctx context.Context, c Cluster, plan OverheadPlan) error {
 			return err
 		}
 	}
-	list, err := s.kube.CoreV1().Pods(s.lab.Namespace).List(ctx, v1.ListOptions{})
+	list, err := s.kube.CoreV1().Pods(s.lab.Namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("list the pods: %w", err)
 	}
@@ -181,9 +181,16 @@ func (m *measurement) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	audits := make([]*Audit, len(m.ways))
+	for i, w := range m.ways {
+		if audits[i], err = NewAudit(m.cluster.Config, m.backends, w.hops...); err != nil {
+			return err
+		}
+		defer audits[i].Close()
+	}
 	for b := range m.plan.Blocks {
 		for _, i := range order(len(m.ways), b) {
-			if err := m.load(ctx, b, &m.ways[i]); err != nil {
+			if err := m.load(ctx, b, &m.ways[i], audits[i]); err != nil {
 				return err
 			}
 		}
@@ -258,12 +265,7 @@ func (m *measurement) idle(ctx context.Context, costs *Costs) (Usage, error) {
 }
 
 // load carries out one load, again as long as the generator was the limit.
-func (m *measurement) load(ctx context.Context, block int, w *way) error {
-	audit, err := NewAudit(m.cluster.Config, m.backends, w.hops...)
-	if err != nil {
-		return err
-	}
-	defer audit.Close()
+func (m *measurement) load(ctx context.Context, block int, w *way, audit *Audit) error {
 	for attempt := 1; ; attempt++ {
 		r, books, err := audit.Load(ctx, w.client, loadgen.Plan{
 			Requests: []loadgen.Request{w.request}, Rate: m.plan.Rate, Duration: m.plan.Duration, Warmup: m.plan.Warmup,

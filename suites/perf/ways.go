@@ -16,8 +16,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 
+	"harness.example/harness/fixtures"
 	"harness.example/harness/loadgen"
 )
 
@@ -60,17 +62,9 @@ func gatewayPods(ctx context.Context, kube kubernetes.Interface, g Gateway) ([]c
 	if g.Service == "" || g.Namespace == "" || g.Selector["istio"] == "" {
 		return nil, errors.New("there is no ingress gateway to measure")
 	}
-	list, err := kube.CoreV1().Pods(g.Namespace).List(ctx, metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(metav1.SetAsLabelSelector(g.Selector))})
+	out, err := fixtures.ReadyPods(ctx, kube, g.Namespace, labels.SelectorFromSet(g.Selector).String())
 	if err != nil {
-		return nil, fmt.Errorf("list the gateway's pods: %w", err)
-	}
-	var out []corev1.Pod
-	for _, p := range list.Items {
-		if p.DeletionTimestamp == nil && slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
-			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-		}) {
-			out = append(out, p)
-		}
+		return nil, fmt.Errorf("the gateway: %w", err)
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("no pod of the gateway %s/%s is ready", g.Namespace, g.Service)

@@ -22,6 +22,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+
+	"harness.example/harness/fixtures"
 )
 
 // podProxy calls pods through the API server, one request each: there is no connection that a long load could lose. It does
@@ -105,9 +107,7 @@ func (c *crew) see(pod *corev1.Pod, gone bool) {
 		return
 	default:
 	}
-	if slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
-		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-	}) {
+	if fixtures.PodReady(pod) {
 		m.Pod, m.Node = pod.Name, pod.Spec.NodeName
 		close(m.pod.ready)
 	}
